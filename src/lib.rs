@@ -1,0 +1,6 @@
+//! `oc prune-images`: prune OpenShift images and make the registry's caches forget them.
+//!
+//! Data flows one way, and each room below is one step of it:
+//! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
+
+pub mod error;

@@ -1,0 +1,3 @@
+//! The plugin's entry: parse, run, exit code.
+
+fn main() {}
