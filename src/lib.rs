@@ -4,3 +4,6 @@
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
 
 pub mod error;
+pub mod inventory;
+pub mod model;
+pub mod plan;

@@ -1,0 +1,986 @@
+//! Reads one page of a list and keeps of each object what the plan needs.
+//!
+//! Go's JSON reader takes `null` for "nothing" anywhere, and real objects are full of it; so does this one.
+//! Strings that are not used are skipped, not copied: a manifest of 10 MB in an Image costs nothing here.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::model::{
+    Id, Image, Images, Item, Kind, LimitRange, Mention, Names, Quantity, Referrer, Source, Stream, Tag,
+    Target,
+};
+
+/// The label and annotation that protects what carries it.
+pub(super) const KEEP_MARK: &str = "prune-images/keep";
+const MANAGED_ANNOTATION: &str = "openshift.io/image.managed";
+const LIMIT_TYPE_IMAGE: &str = "openshift.io/Image";
+
+/// A string; `null` is the empty one.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_unit<E>(self) -> Result<Text<'de>, E> {
+                Ok(Text::default())
+            }
+        }
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+/// `null` and absence are the default value.
+fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Seconds since the Unix epoch; absent and `null` are Go's zero time. A fraction counts as a whole second, so
+/// that nothing looks older than it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Time(i64);
+
+impl Default for Time {
+    fn default() -> Self {
+        Self(i64::MIN)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Text::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let time: jiff::Timestamp =
+            text.parse().map_err(|_| D::Error::custom(format_args!("{:?} is no RFC 3339 time", &*text)))?;
+        Ok(Self(time.as_second() + i64::from(time.subsec_nanosecond() > 0)))
+    }
+}
+
+/// The two labels and annotations that matter.
+#[derive(Debug, Default, Clone, Copy)]
+struct Marked {
+    keep: bool,
+    managed: bool,
+}
+
+impl<'de> Deserialize<'de> for Marked {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MarkedVisitor;
+        impl<'de> Visitor<'de> for MarkedVisitor {
+            type Value = Marked;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Marked, A::Error> {
+                let mut marked = Marked::default();
+                while let Some(key) = map.next_key::<Text>()? {
+                    match &*key {
+                        KEEP_MARK => marked.keep = &*map.next_value::<Text>()? == "true",
+                        MANAGED_ANNOTATION => marked.managed = &*map.next_value::<Text>()? == "true",
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(marked)
+            }
+        }
+        deserializer.deserialize_map(MarkedVisitor)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Metadata<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    namespace: Text<'a>,
+    #[serde(borrow)]
+    uid: Text<'a>,
+    #[serde(borrow)]
+    resource_version: Text<'a>,
+    creation_timestamp: Time,
+    #[serde(deserialize_with = "nullable")]
+    labels: Marked,
+    #[serde(deserialize_with = "nullable")]
+    annotations: Marked,
+}
+
+impl Metadata<'_> {
+    fn is_protected(&self) -> bool {
+        self.labels.keep || self.annotations.keep
+    }
+}
+
+/// What a page of a list says about itself.
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct PageMetadata {
+    /// The state that the list shows.
+    #[serde(deserialize_with = "nullable")]
+    pub(super) resource_version: String,
+    /// The token for the next page; empty on the last one.
+    #[serde(rename = "continue", deserialize_with = "nullable")]
+    pub(super) next: String,
+}
+
+/// An object that cannot be used: the run stops, because nobody knows what it protects.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DecodeError {
+    /// The page is no list in JSON.
+    #[error("malformed answer: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// An object without a name.
+    #[error("malformed answer: object {0} of the page has no name")]
+    NoName(usize),
+    /// The answer is JSON, but no list.
+    #[error("malformed answer: no items in it")]
+    NoItems,
+}
+
+/// Reads a page, and hands every object to `take` as it comes.
+pub(super) fn list<'de, T, F>(page: &'de [u8], mut take: F) -> Result<PageMetadata, DecodeError>
+where
+    T: Deserialize<'de> + Named,
+    F: FnMut(T),
+{
+    let mut nameless = None;
+    let mut position = 0;
+    let mut checked = |object: T| {
+        if object.is_nameless() {
+            nameless.get_or_insert(position);
+        }
+        position += 1;
+        take(object);
+    };
+    let mut deserializer = serde_json::Deserializer::from_slice(page);
+    let seed = ListSeed { take: &mut checked, object: PhantomData };
+    let (metadata, has_items) = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    match nameless {
+        Some(position) => Err(DecodeError::NoName(position)),
+        None if !has_items => Err(DecodeError::NoItems),
+        None => Ok(metadata),
+    }
+}
+
+/// An object of a list: each has a name, and one without is no object.
+pub(super) trait Named {
+    /// Whether `metadata.name` is empty.
+    fn is_nameless(&self) -> bool;
+}
+
+struct ListSeed<'f, T, F> {
+    take: &'f mut F,
+    object: PhantomData<T>,
+}
+
+impl<'de, T, F> DeserializeSeed<'de> for ListSeed<'_, T, F>
+where
+    T: Deserialize<'de>,
+    F: FnMut(T),
+{
+    type Value = (PageMetadata, bool);
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, T, F> Visitor<'de> for ListSeed<'_, T, F>
+where
+    T: Deserialize<'de>,
+    F: FnMut(T),
+{
+    type Value = (PageMetadata, bool);
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut metadata = PageMetadata::default();
+        let mut has_items = false;
+        while let Some(key) = map.next_key::<Text>()? {
+            match &*key {
+                "metadata" => metadata = map.next_value::<Option<PageMetadata>>()?.unwrap_or_default(),
+                "items" => {
+                    has_items = true;
+                    map.next_value_seed(ItemsSeed { take: &mut *self.take, object: PhantomData })?;
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok((metadata, has_items))
+    }
+}
+
+struct ItemsSeed<'f, T, F> {
+    take: &'f mut F,
+    object: PhantomData<T>,
+}
+
+impl<'de, T, F> DeserializeSeed<'de> for ItemsSeed<'_, T, F>
+where
+    T: Deserialize<'de>,
+    F: FnMut(T),
+{
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, T, F> Visitor<'de> for ItemsSeed<'_, T, F>
+where
+    T: Deserialize<'de>,
+    F: FnMut(T),
+{
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut objects: A) -> Result<(), A::Error> {
+        while let Some(object) = objects.next_element::<T>()? {
+            (self.take)(object);
+        }
+        Ok(())
+    }
+}
+
+macro_rules! named {
+    ($($object:ident),*) => {
+        $(impl Named for $object<'_> {
+            fn is_nameless(&self) -> bool {
+                self.metadata.name.is_empty()
+            }
+        })*
+    };
+}
+
+named!(ImageObject, StreamObject, PodObject, TemplateObject, CronJobObject, RevisionObject, BuildObject);
+named!(LimitRangeObject, NamespaceObject);
+
+/// An Image object.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ImageObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow)]
+    docker_image_reference: Text<'a>,
+    #[serde(borrow)]
+    docker_image_metadata: Option<&'a RawValue>,
+    #[serde(borrow)]
+    docker_image_manifest_media_type: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    docker_image_layers: Vec<LayerObject<'a>>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    docker_image_manifests: Vec<ManifestObject<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LayerObject<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(deserialize_with = "nullable")]
+    size: i64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ManifestObject<'a> {
+    #[serde(borrow)]
+    digest: Text<'a>,
+    #[serde(deserialize_with = "nullable")]
+    manifest_size: i64,
+}
+
+/// The fields of `dockerImageMetadata` that the rules read, and those whose wrong type makes the whole
+/// undecodable in the reference (openshift/api `docker10.DockerImage`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct DockerImage<'a> {
+    #[serde(borrow, alias = "ID", alias = "id")]
+    id: Text<'a>,
+    #[serde(borrow, alias = "parent")]
+    parent: Text<'a>,
+    #[serde(borrow, alias = "comment")]
+    comment: Text<'a>,
+    #[serde(alias = "created")]
+    created: Time,
+    #[serde(borrow, alias = "container")]
+    container: Text<'a>,
+    #[serde(borrow, alias = "dockerVersion")]
+    docker_version: Text<'a>,
+    #[serde(borrow, alias = "author")]
+    author: Text<'a>,
+    #[serde(borrow, alias = "architecture")]
+    architecture: Text<'a>,
+    #[serde(alias = "size", deserialize_with = "nullable")]
+    size: i64,
+}
+
+/// The Image objects as they arrive, with what else they tell.
+#[derive(Debug, Default)]
+pub(super) struct ImageReader {
+    pub(super) names: Names,
+    pub(super) images: Images,
+    /// Hosts in `dockerImageReference` of managed images, with how many name them.
+    pub(super) managed_hosts: std::collections::BTreeMap<Box<str>, usize>,
+    /// Images whose metadata cannot be decoded, and why.
+    pub(super) undecodable: Vec<(String, String)>,
+    layers: Vec<Id>,
+    manifests: Vec<Id>,
+}
+
+impl ImageReader {
+    /// Takes what is needed of an image.
+    pub(super) fn take(&mut self, object: &ImageObject<'_>) {
+        let mut image = Image::named(self.names.intern(&object.metadata.name));
+        image.uid = uuid(&object.metadata.uid);
+        image.created = object.metadata.creation_timestamp.0;
+        image.managed = object.metadata.annotations.managed;
+        image.protected = object.metadata.is_protected();
+        let media_type = &*object.docker_image_manifest_media_type;
+        image.index = is_index(media_type);
+        image.config_deletable = has_config(media_type);
+        match object.docker_image_metadata.map(|raw| serde_json::from_str::<Option<DockerImage>>(raw.get())) {
+            Some(Ok(Some(metadata))) => {
+                image.size = metadata.size;
+                if !metadata.id.is_empty() && !image.index {
+                    image.config = Some(self.names.intern(&metadata.id));
+                }
+            }
+            Some(Err(error)) => {
+                self.undecodable.push((object.metadata.name.to_string(), error.to_string()));
+            }
+            Some(Ok(None)) | None => image.metadata_absent = !image.index,
+        }
+        self.layers.clear();
+        let mut rest = image.size;
+        for layer in &object.docker_image_layers {
+            let id = self.names.intern(&layer.name);
+            if !self.layers.contains(&id) {
+                rest = rest.saturating_sub(layer.size.max(0));
+            }
+            self.layers.push(id);
+            self.images.set_blob_bytes(id, layer.size);
+        }
+        if let Some(config) = image.config.filter(|_| image.config_deletable) {
+            // `dockerImageMetadata.Size` is the layers, each once, and the config (openshift-apiserver
+            // `internalimageutil.InternalImageWithMetadata`).
+            self.images.set_blob_bytes(config, rest);
+        }
+        self.manifests.clear();
+        for manifest in &object.docker_image_manifests {
+            let id = self.names.intern(&manifest.digest);
+            self.manifests.push(id);
+            self.images.set_blob_bytes(id, manifest.manifest_size);
+        }
+        if image.managed
+            && let Some((host, _)) = object.docker_image_reference.split_once('/')
+        {
+            *self.managed_hosts.entry(host.into()).or_default() += 1;
+        }
+        self.images.push(image, &self.layers, &self.manifests);
+    }
+}
+
+fn is_index(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.index.v1+json"
+            | "application/vnd.docker.distribution.manifest.list.v2+json"
+    )
+}
+
+fn has_config(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.docker.distribution.manifest.v2+json" | "application/vnd.oci.image.manifest.v1+json"
+    )
+}
+
+/// The 128 bits of `8-4-4-4-12` hex digits.
+fn uuid(text: &str) -> Option<u128> {
+    let has_form = text.len() == 36
+        && text.bytes().enumerate().all(|(i, c)| (c == b'-') == matches!(i, 8 | 13 | 18 | 23));
+    if !has_form {
+        return None;
+    }
+    text.bytes()
+        .filter(|c| *c != b'-')
+        .try_fold(0_u128, |sum, c| Some(sum << 4 | u128::from(char::from(c).to_digit(16)?)))
+}
+
+/// An image stream.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct StreamObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    status: StreamStatus<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct StreamStatus<'a> {
+    #[serde(borrow)]
+    docker_image_repository: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    tags: Vec<TagObject<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TagObject<'a> {
+    #[serde(borrow)]
+    tag: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    items: Vec<ItemObject<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ItemObject<'a> {
+    created: Time,
+    #[serde(borrow)]
+    image: Text<'a>,
+}
+
+impl StreamObject<'_> {
+    /// What the plan needs of it.
+    pub(super) fn reduce(&self, names: &mut Names) -> Stream {
+        let tags = self.status.tags.iter().map(|tag| Tag {
+            name: tag.tag.as_ref().into(),
+            items: tag
+                .items
+                .iter()
+                .map(|item| Item { created: item.created.0, image: names.intern(&item.image) })
+                .collect(),
+        });
+        Stream {
+            namespace: self.metadata.namespace.as_ref().into(),
+            name: self.metadata.name.as_ref().into(),
+            resource_version: self.metadata.resource_version.as_ref().into(),
+            created: self.metadata.creation_timestamp.0,
+            protected: self.metadata.is_protected(),
+            tags: tags.collect(),
+        }
+    }
+
+    /// `status.dockerImageRepository`, with the stream's creation time: which registry the server means.
+    pub(super) fn repository(&self) -> Option<(i64, String)> {
+        let repository = self.status.docker_image_repository.to_string();
+        (!repository.is_empty()).then_some((self.metadata.creation_timestamp.0, repository))
+    }
+}
+
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A `LimitRange`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LimitRangeObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: LimitRangeSpec<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LimitRangeSpec<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    limits: Vec<LimitObject<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LimitObject<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    max: MaxObject<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct MaxObject<'a> {
+    #[serde(borrow)]
+    storage: Option<QuantityText<'a>>,
+}
+
+/// A quantity: a string, or a bare number.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum QuantityText<'a> {
+    #[serde(borrow)]
+    Text(Cow<'a, str>),
+    Number(serde_json::Number),
+}
+
+impl LimitRangeObject<'_> {
+    /// The namespace, its limits of images, and the quantities that cannot be read.
+    pub(super) fn reduce(&self) -> (Box<str>, Vec<LimitRange>, Vec<String>) {
+        let mut limits = Vec::new();
+        let mut unreadable = Vec::new();
+        for limit in self.spec.limits.iter().filter(|limit| &*limit.kind == LIMIT_TYPE_IMAGE) {
+            let text = match &limit.max.storage {
+                Some(QuantityText::Text(text)) => text.to_string(),
+                Some(QuantityText::Number(number)) => number.to_string(),
+                None => continue,
+            };
+            match Quantity::parse(&text) {
+                Some(max_storage) => {
+                    limits.push(LimitRange { name: self.metadata.name.as_ref().into(), max_storage })
+                }
+                None => unreadable.push(text),
+            }
+        }
+        (self.metadata.namespace.as_ref().into(), limits, unreadable)
+    }
+}
+
+/// A namespace.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NamespaceObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+}
+
+impl NamespaceObject<'_> {
+    /// Its name, if it carries the protecting label or annotation.
+    pub(super) fn protected(&self) -> Option<Box<str>> {
+        self.metadata.is_protected().then(|| self.metadata.name.as_ref().into())
+    }
+}
+
+/// A pod.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PodObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: PodSpec<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    status: PodStatus<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodStatus<'a> {
+    #[serde(borrow)]
+    phase: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    container_statuses: Vec<ContainerStatus<'a>>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    init_container_statuses: Vec<ContainerStatus<'a>>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    ephemeral_container_statuses: Vec<ContainerStatus<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerStatus<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow, rename = "imageID")]
+    image_id: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    init_containers: Vec<Container<'a>>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    containers: Vec<Container<'a>>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    ephemeral_containers: Vec<Container<'a>>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    volumes: Vec<Volume<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Container<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    image: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Volume<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    image: Option<ImageVolume<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ImageVolume<'a> {
+    #[serde(borrow)]
+    reference: Text<'a>,
+}
+
+impl PodSpec<'_> {
+    /// Its references; in a `ControllerRevision` (`source` is `Extra`) none is one that the reference reads.
+    fn mentions(&self, source: Source, mentions: &mut Vec<Mention>) {
+        let mut add = |place: String, source: Source, value: &str| {
+            if let Some(target) = Target::of_pull_spec(value) {
+                mentions.push(Mention { place: place.into(), source, target });
+            }
+        };
+        for container in &self.init_containers {
+            add(format!("init container {}", &*container.name), source, &container.image);
+        }
+        for container in &self.containers {
+            add(format!("container {}", &*container.name), source, &container.image);
+        }
+        for container in &self.ephemeral_containers {
+            add(format!("ephemeral container {}", &*container.name), Source::Extra, &container.image);
+        }
+        for volume in &self.volumes {
+            if let Some(image) = &volume.image {
+                add(format!("volume {}", &*volume.name), Source::Extra, &image.reference);
+            }
+        }
+    }
+
+    /// The repository that a container is started from.
+    fn repository_of(&self, container: &str) -> Option<(Box<str>, Box<str>)> {
+        let mut all = self.containers.iter().chain(&self.init_containers).chain(&self.ephemeral_containers);
+        let spec = all.find(|candidate| &*candidate.name == container)?;
+        match Target::of_pull_spec(&spec.image)? {
+            Target::Tag { namespace, stream, .. } | Target::Image { namespace, stream, .. } => {
+                Some((namespace, stream))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// An object that refers to images.
+pub(super) trait Refers {
+    /// What it refers to; nothing if it has no reference at all.
+    fn reduce(&self, kind: &Kind) -> Option<Referrer>;
+}
+
+fn referrer(kind: &Kind, metadata: &Metadata<'_>, mentions: Vec<Mention>) -> Option<Referrer> {
+    (!mentions.is_empty()).then(|| Referrer {
+        kind: kind.clone(),
+        namespace: metadata.namespace.as_ref().into(),
+        name: metadata.name.as_ref().into(),
+        finished_pod_created: None,
+        mentions,
+    })
+}
+
+impl Refers for PodObject<'_> {
+    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
+        let mut mentions = Vec::new();
+        self.spec.mentions(Source::Spec, &mut mentions);
+        let PodStatus { phase, container_statuses, init_container_statuses, ephemeral_container_statuses } =
+            &self.status;
+        let statuses = [container_statuses, init_container_statuses, ephemeral_container_statuses];
+        for status in statuses.into_iter().flatten() {
+            let Some(target) = Target::of_image_id(&status.image_id) else { continue };
+            let place: Box<str> = format!("image that runs in container {}", &*status.name).into();
+            let mut add = |target: Target| {
+                if !mentions.iter().any(|mention| mention.target == target) {
+                    mentions.push(Mention { place: place.clone(), source: Source::Running, target });
+                }
+            };
+            // The runtime may report the digest under another repository than the pod was started from, and the
+            // next start pulls from the latter.
+            if let Target::Image { digest, .. } | Target::Digest(digest) = &target
+                && let Some((namespace, stream)) = self.spec.repository_of(&status.name)
+            {
+                add(Target::Image { namespace, stream, digest: digest.clone() });
+            }
+            add(target);
+        }
+        let mut referrer = referrer(kind, &self.metadata, mentions)?;
+        if !matches!(&**phase, "Running" | "Pending") {
+            referrer.finished_pod_created = Some(self.metadata.creation_timestamp.0);
+        }
+        Some(referrer)
+    }
+}
+
+/// An object with a pod template in its spec.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TemplateObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: TemplateSpec<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TemplateSpec<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    template: PodTemplate<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PodTemplate<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: PodSpec<'a>,
+}
+
+impl Refers for TemplateObject<'_> {
+    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
+        let mut mentions = Vec::new();
+        self.spec.template.spec.mentions(Source::Spec, &mut mentions);
+        referrer(kind, &self.metadata, mentions)
+    }
+}
+
+/// A `CronJob`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CronJobObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: CronJobSpec<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct CronJobSpec<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    job_template: JobTemplate<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct JobTemplate<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: TemplateSpec<'a>,
+}
+
+impl Refers for CronJobObject<'_> {
+    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
+        let mut mentions = Vec::new();
+        self.spec.job_template.spec.template.spec.mentions(Source::Spec, &mut mentions);
+        referrer(kind, &self.metadata, mentions)
+    }
+}
+
+/// A `ControllerRevision`: the template that a rollback of a `DaemonSet` or `StatefulSet` would start.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RevisionObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    // Anything may stand in a revision's data; what has no pod template refers to nothing.
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RevisionData<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: TemplateSpec<'a>,
+}
+
+impl Refers for RevisionObject<'_> {
+    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
+        let data: RevisionData = serde_json::from_str(self.data?.get()).ok()?;
+        let mut mentions = Vec::new();
+        data.spec.template.spec.mentions(Source::Extra, &mut mentions);
+        referrer(kind, &self.metadata, mentions)
+    }
+}
+
+/// A Build or `BuildConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct BuildObject<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: BuildSpec<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct BuildSpec<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    strategy: Strategy<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    source: BuildSource<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Strategy<'a> {
+    #[serde(borrow)]
+    source_strategy: Option<WithFrom<'a>>,
+    #[serde(borrow)]
+    docker_strategy: Option<WithFrom<'a>>,
+    #[serde(borrow)]
+    custom_strategy: Option<WithFrom<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct BuildSource<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    images: Vec<WithFrom<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct WithFrom<'a> {
+    #[serde(borrow)]
+    from: Option<From<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct From<'a> {
+    #[serde(borrow)]
+    kind: Text<'a>,
+    #[serde(borrow)]
+    namespace: Text<'a>,
+    #[serde(borrow)]
+    name: Text<'a>,
+}
+
+impl Refers for BuildObject<'_> {
+    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
+        let own = &self.metadata.namespace;
+        let target = |from: &From<'_>| {
+            let namespace = if from.namespace.is_empty() { own } else { &from.namespace };
+            Target::of_build_source(&from.kind, namespace, &from.name)
+        };
+        let mut mentions = Vec::new();
+        let Strategy { source_strategy, docker_strategy, custom_strategy } = &self.spec.strategy;
+        let strategy = source_strategy.as_ref().or(docker_strategy.as_ref()).or(custom_strategy.as_ref());
+        if let Some(target) = strategy.and_then(|strategy| strategy.from.as_ref()).and_then(target) {
+            mentions.push(Mention { place: "".into(), source: Source::Spec, target });
+        }
+        for from in self.spec.source.images.iter().filter_map(|image| image.from.as_ref()) {
+            if let Some(target) = target(from) {
+                mentions.push(Mention { place: "source image".into(), source: Source::Extra, target });
+            }
+        }
+        referrer(kind, &self.metadata, mentions)
+    }
+}
+
+/// An object of a resource named with `--referrers-from`: any string in it that is a pull spec of the form
+/// `host/namespace/name` protects.
+#[derive(Debug)]
+pub(super) struct AnyObject(serde_json::Value);
+
+impl<'de> Deserialize<'de> for AnyObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde_json::Value::deserialize(deserializer).map(Self)
+    }
+}
+
+impl Named for AnyObject {
+    fn is_nameless(&self) -> bool {
+        self.metadata("name").is_empty()
+    }
+}
+
+impl AnyObject {
+    fn metadata(&self, field: &str) -> &str {
+        self.0.pointer(&format!("/metadata/{field}")).and_then(serde_json::Value::as_str).unwrap_or("")
+    }
+}
+
+impl Refers for AnyObject {
+    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
+        fn walk(path: &str, value: &serde_json::Value, mentions: &mut Vec<Mention>) {
+            match value {
+                serde_json::Value::String(text) => {
+                    if let Some(target @ (Target::Tag { .. } | Target::Image { .. })) =
+                        Target::of_pull_spec(text)
+                    {
+                        mentions.push(Mention { place: path.into(), source: Source::Extra, target });
+                    }
+                }
+                serde_json::Value::Array(values) => {
+                    for (position, value) in values.iter().enumerate() {
+                        walk(&format!("{path}[{position}]"), value, mentions);
+                    }
+                }
+                serde_json::Value::Object(fields) => {
+                    for (name, value) in fields {
+                        walk(&format!("{path}.{name}"), value, mentions);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut mentions = Vec::new();
+        for part in ["spec", "status", "data"] {
+            if let Some(value) = self.0.get(part) {
+                walk(&format!(".{part}"), value, &mut mentions);
+            }
+        }
+        (!mentions.is_empty()).then(|| Referrer {
+            kind: kind.clone(),
+            namespace: self.metadata("namespace").into(),
+            name: self.metadata("name").into(),
+            finished_pod_created: None,
+            mentions,
+        })
+    }
+}
