@@ -4,6 +4,7 @@
 //! Strings that are not used are skipped, not copied: a manifest of 10 MB in an Image costs nothing here.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -361,63 +362,90 @@ pub(super) struct ImageReader {
     pub(super) names: Names,
     pub(super) images: Images,
     /// Hosts in `dockerImageReference` of managed images, with how many name them.
-    pub(super) managed_hosts: std::collections::BTreeMap<Box<str>, usize>,
+    pub(super) managed_hosts: BTreeMap<Box<str>, usize>,
     /// Images whose metadata cannot be decoded, and why.
     pub(super) undecodable: Vec<(String, String)>,
-    layers: Vec<Id>,
-    manifests: Vec<Id>,
 }
 
 impl ImageReader {
-    /// Takes what is needed of an image.
     pub(super) fn take(&mut self, object: &ImageObject<'_>) {
-        let mut image = Image::named(self.names.intern(&object.metadata.name));
-        image.uid = uuid(&object.metadata.uid);
-        image.created = object.metadata.creation_timestamp.0;
-        image.managed = object.metadata.annotations.managed;
-        image.protected = object.metadata.is_protected();
-        let media_type = &*object.docker_image_manifest_media_type;
+        if let Err(error) = object.reduce(&mut self.names, &mut self.images, false) {
+            self.undecodable.push((object.metadata.name.to_string(), error));
+        }
+        if object.metadata.annotations.managed
+            && let Some((host, _)) = object.docker_image_reference.split_once('/')
+        {
+            match self.managed_hosts.get_mut(host) {
+                Some(count) => *count += 1,
+                None => drop(self.managed_hosts.insert(host.into(), 1)),
+            }
+        }
+    }
+}
+
+/// Reads a single Image.
+pub(super) fn image(object: &[u8]) -> Result<ImageObject<'_>, DecodeError> {
+    let image: ImageObject<'_> = serde_json::from_slice(object)?;
+    if image.is_nameless() { Err(DecodeError::NoName(0)) } else { Ok(image) }
+}
+
+/// Reads a single image stream.
+pub(super) fn stream(object: &[u8]) -> Result<StreamObject<'_>, DecodeError> {
+    let stream: StreamObject<'_> = serde_json::from_slice(object)?;
+    if stream.is_nameless() { Err(DecodeError::NoName(0)) } else { Ok(stream) }
+}
+
+impl ImageObject<'_> {
+    /// Adds what the plan needs of it; the error says why its metadata cannot be decoded.
+    pub(super) fn reduce(
+        &self,
+        names: &mut Names,
+        images: &mut Images,
+        appeared: bool,
+    ) -> Result<(), String> {
+        let mut image = Image::named(names.intern(&self.metadata.name));
+        image.uid = uuid(&self.metadata.uid);
+        image.created = self.metadata.creation_timestamp.0;
+        image.managed = self.metadata.annotations.managed;
+        image.protected = self.metadata.is_protected();
+        image.appeared = appeared;
+        let media_type = &*self.docker_image_manifest_media_type;
         image.index = is_index(media_type);
         image.config_deletable = has_config(media_type);
-        match object.docker_image_metadata.map(|raw| serde_json::from_str::<Option<DockerImage>>(raw.get())) {
+        let mut decoded = Ok(());
+        match self.docker_image_metadata.map(|raw| serde_json::from_str::<Option<DockerImage>>(raw.get())) {
             Some(Ok(Some(metadata))) => {
                 image.size = metadata.size;
                 if !metadata.id.is_empty() && !image.index {
-                    image.config = Some(self.names.intern(&metadata.id));
+                    image.config = Some(names.intern(&metadata.id));
                 }
             }
-            Some(Err(error)) => {
-                self.undecodable.push((object.metadata.name.to_string(), error.to_string()));
-            }
+            Some(Err(error)) => decoded = Err(error.to_string()),
             Some(Ok(None)) | None => image.metadata_absent = !image.index,
         }
-        self.layers.clear();
+        let mut layers: Vec<Id> = Vec::with_capacity(self.docker_image_layers.len());
         let mut rest = image.size;
-        for layer in &object.docker_image_layers {
-            let id = self.names.intern(&layer.name);
-            if !self.layers.contains(&id) {
+        for layer in &self.docker_image_layers {
+            let id = names.intern(&layer.name);
+            if !layers.contains(&id) {
                 rest = rest.saturating_sub(layer.size.max(0));
             }
-            self.layers.push(id);
-            self.images.set_blob_bytes(id, layer.size);
+            layers.push(id);
+            images.set_blob_bytes(id, layer.size);
         }
         if let Some(config) = image.config.filter(|_| image.config_deletable) {
             // `dockerImageMetadata.Size` is the layers, each once, and the config (openshift-apiserver
             // `internalimageutil.InternalImageWithMetadata`).
-            self.images.set_blob_bytes(config, rest);
+            images.set_blob_bytes(config, rest);
         }
-        self.manifests.clear();
-        for manifest in &object.docker_image_manifests {
-            let id = self.names.intern(&manifest.digest);
-            self.manifests.push(id);
-            self.images.set_blob_bytes(id, manifest.manifest_size);
+        let mut manifests: Vec<Id> = Vec::with_capacity(self.docker_image_manifests.len());
+        for manifest in &self.docker_image_manifests {
+            let id = names.intern(&manifest.digest);
+            manifests.push(id);
+            images.set_blob_bytes(id, manifest.manifest_size);
         }
-        if image.managed
-            && let Some((host, _)) = object.docker_image_reference.split_once('/')
-        {
-            *self.managed_hosts.entry(host.into()).or_default() += 1;
-        }
-        self.images.push(image, &self.layers, &self.manifests);
+        images.push(image, &layers, &manifests);
+        decoded
     }
 }
 

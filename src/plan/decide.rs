@@ -150,6 +150,8 @@ pub enum ImageVerdict {
     KeepYoung,
     /// It appeared after the images were read.
     KeepAppeared,
+    /// Nothing uses it any longer, but the plan that was agreed to does not name it.
+    KeepNotPlanned,
     /// A live object refers to this digest: its own, or that of an index it belongs to.
     KeepReferenced(Id, Difference),
     /// It, or an index it belongs to, carries the protecting label or annotation.
@@ -183,7 +185,7 @@ pub fn decide(inventory: &Inventory, rules: &Rules) -> Plan {
     let references = References::collect(inventory, rules);
     let (mut decider, stage2) = Decider::new(inventory, rules, &references, Safety::Ours);
     let streams: Vec<_> = inventory.streams.iter().map(|stream| decider.stream(stream)).collect();
-    let images = decider.images(&streams, stage2);
+    let images = decider.images(&streams, stage2, |_| true);
     let mut plan =
         Plan { rules: rules.clone(), references, streams, images, stage2, differences: Vec::new() };
     plan.differences = differences(inventory, &plan);
@@ -197,7 +199,7 @@ pub(super) fn decide_as_reference(
 ) -> (Vec<StreamDecision>, Vec<ImageDecision>) {
     let (mut decider, stage2) = Decider::new(inventory, &plan.rules, &plan.references, Safety::Reference);
     let streams: Vec<_> = inventory.streams.iter().map(|stream| decider.stream(stream)).collect();
-    let images = decider.images(&streams, stage2);
+    let images = decider.images(&streams, stage2, |_| true);
     (streams, images)
 }
 
@@ -210,16 +212,30 @@ impl Plan {
 }
 
 /// Decides about images once stage 1 is done: `inventory.streams` are the streams as they are now, and all their
-/// items count.
+/// items count. Only images of which `planned` says so (by position) may go: nobody agreed to more.
 #[must_use]
 pub fn decide_images(
     inventory: &Inventory,
-    rules: &Rules,
-    references: &References,
+    plan: &Plan,
+    planned: impl Fn(usize) -> bool,
 ) -> (Vec<ImageDecision>, Stage2) {
-    let (mut decider, stage2) = Decider::new(inventory, rules, references, Safety::Ours);
+    let (mut decider, stage2) = Decider::new(inventory, &plan.rules, &plan.references, Safety::Ours);
     let kept: Vec<_> = inventory.streams.iter().map(all_kept).collect();
-    (decider.images(&kept, stage2), stage2)
+    (decider.images(&kept, stage2, planned), stage2)
+}
+
+/// The images and blobs that the items of a stream need, as it is now: their links must stay.
+#[must_use]
+pub fn needed_in_repository(inventory: &Inventory, stream: &Stream) -> BTreeSet<Id> {
+    let mut needed = BTreeSet::new();
+    for (_, _, item) in items(stream) {
+        needed.insert(item.image);
+        if let Some(position) = inventory.images.find(item.image) {
+            needed.extend(inventory.images.layers(position));
+            needed.extend(inventory.images.all()[position].config);
+        }
+    }
+    needed
 }
 
 fn all_kept(stream: &Stream) -> StreamDecision {
@@ -526,7 +542,12 @@ impl<'a> Decider<'a> {
     }
 
     /// Stage 2: `streams` say which items are left.
-    fn images(&mut self, streams: &[StreamDecision], stage2: Stage2) -> Vec<ImageDecision> {
+    fn images(
+        &mut self,
+        streams: &[StreamDecision],
+        stage2: Stage2,
+        planned: impl Fn(usize) -> bool,
+    ) -> Vec<ImageDecision> {
         let images = &self.inventory.images;
         if stage2 != Stage2::Runs {
             let kept = ImageDecision { verdict: ImageVerdict::KeepStage2Skipped, blobs: Vec::new() };
@@ -541,7 +562,11 @@ impl<'a> Decider<'a> {
         let verdicts: Vec<ImageVerdict> = verdicts
             .into_iter()
             .zip(images.all())
-            .map(|(verdict, image)| verdict.unwrap_or_else(|| self.unused(image)))
+            .enumerate()
+            .map(|(position, (verdict, image))| match verdict.unwrap_or_else(|| self.unused(image)) {
+                ImageVerdict::Delete if !planned(position) => ImageVerdict::KeepNotPlanned,
+                verdict => verdict,
+            })
             .collect();
         self.with_blobs(verdicts)
     }
