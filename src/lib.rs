@@ -4,3 +4,4 @@
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
 
 pub mod error;
+pub mod registry;
