@@ -135,7 +135,7 @@ pub(super) enum Verdict {
 pub(super) fn judge(target: Target<'_>, answer: &Answer) -> Verdict {
     match answer.status {
         StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Verdict::Gone(Deletion::Deleted),
-        StatusCode::NOT_FOUND if answer.is_of_registry() => Verdict::Gone(Deletion::AlreadyGone),
+        StatusCode::NOT_FOUND if answer.is_about_the_object() => Verdict::Gone(Deletion::AlreadyGone),
         StatusCode::INTERNAL_SERVER_ERROR if is_missing_link(target, answer) => {
             Verdict::Gone(Deletion::AlreadyGone)
         }
@@ -151,10 +151,7 @@ pub(super) fn judge(target: Target<'_>, answer: &Answer) -> Verdict {
             // Deletion of data is exempt from both: something else answered.
             Target::Blob { .. } => RegistryError::Unexpected { answer: answer.summary() },
         }),
-        status if answer.is_transient() => {
-            debug_assert!(!status.is_success());
-            Verdict::Retry { cause: answer.summary(), after: answer.retry_after() }
-        }
+        _ if answer.is_transient() => Verdict::Retry { cause: answer.summary(), after: answer.retry_after() },
         _ => Verdict::Refused(RegistryError::Unexpected { answer: answer.summary() }),
     }
 }
@@ -184,7 +181,7 @@ impl Answer {
     ///
     /// An unknown path (a plain registry has no `/admin/blobs`) and a proxy's error page are 404 as well: to take
     /// those for "already gone" would leave the data where it is, and nobody told.
-    fn is_of_registry(&self) -> bool {
+    fn is_about_the_object(&self) -> bool {
         self.first_error().is_some() || (self.body.is_empty() && self.headers.contains_key(API_VERSION))
     }
 

@@ -162,14 +162,14 @@ async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result
         {
             *cause = Cause::HttpAnswer;
         }
-        next = following(attempts, attempt, &error);
+        next = following(attempts, *attempt, &error);
         errors.push(error);
     }
     Err(explain(settings, &errors))
 }
 
 /// Returns the attempt that the error leads to. Each is less protected than the one before, so this ends.
-fn following<'a>(attempts: &'a [Attempt], made: &Attempt, error: &PingError) -> Option<&'a Attempt> {
+fn following<'a>(attempts: &'a [Attempt], made: Attempt, error: &PingError) -> Option<&'a Attempt> {
     let PingError::NoAnswer { cause, .. } = error else { return None };
     let met = match cause {
         cause if cause.is_certificate() => Condition::CertificateRefused,
@@ -357,7 +357,13 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                         .to_owned(),
                 ]
             }
-            Cause::Certificate(_) => vec![FORCE.to_owned()],
+            Cause::Certificate(_) => {
+                let mut hints = vec!["have the registry's certificate renewed".to_owned()];
+                if settings.ca_pem.is_none() {
+                    hints.push(FORCE.to_owned());
+                }
+                hints
+            }
             Cause::NoSuchHost(_) | Cause::ConnectionRefused(_) | Cause::Timeout(_) => {
                 let mut hints = vec![REACHABLE.to_owned(), ROUTE.to_owned()];
                 if settings.address.origin == Origin::Streams {
@@ -530,7 +536,7 @@ mod tests {
             (
                 format!("https://localhost:{}", expired.port),
                 "x509: certificate has expired or is not yet valid",
-                "--force-insecure",
+                "have the registry's certificate renewed",
             ),
         ] {
             let (mut settings, _) = settings(&url);
@@ -606,7 +612,7 @@ mod tests {
         );
         let error = |cause| PingError::NoAnswer { protection: Protection::Verified, cause };
         let next = |made: usize, error: &PingError| {
-            following(&attempts, &attempts[made], error).map(|next| next.protection)
+            following(&attempts, attempts[made], error).map(|next| next.protection)
         };
         let certificate = error(Cause::UnknownAuthority(String::new()));
         assert_eq!(next(0, &certificate), Some(Protection::Unverified));

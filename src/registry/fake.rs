@@ -1,6 +1,7 @@
 //! A small registry for the tests of this room: answers as told, and remembers what it was asked.
 
 use std::collections::VecDeque;
+use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -43,10 +44,10 @@ pub(super) fn recording(name: &str) -> Vec<u8> {
 pub(super) fn reply(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status} X\r\n");
     if status != 204 {
-        text += &format!("Content-Length: {}\r\n", body.len());
+        write!(text, "Content-Length: {}\r\n", body.len()).unwrap();
     }
     for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
+        write!(text, "{name}: {value}\r\n").unwrap();
     }
     format!("{text}\r\n{body}").into_bytes()
 }
