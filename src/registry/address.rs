@@ -404,6 +404,10 @@ mod tests {
             assert_eq!(chosen(&streams, &[&old, &new]).unwrap(), NOW);
         }
         assert_eq!(chosen(&[(3, &old), (2, &new)], &[]).unwrap(), OLD);
+        let mut mixed = [(1, new.as_str()), (2, old.as_str()), (3, new.as_str())];
+        assert_eq!(chosen(&mixed, &[]).unwrap(), NOW, "a host counts by its newest stream");
+        mixed.reverse();
+        assert_eq!(chosen(&mixed, &[]).unwrap(), NOW, "a host counts by its newest stream");
         assert_eq!(
             chosen(&[(1, &old), (1, &new)], &[]).unwrap(),
             chosen(&[(1, &new), (1, &old)], &[]).unwrap()
