@@ -522,6 +522,10 @@ mod tests {
         let ended = authority
             .server_with(&["localhost"], |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
         let expired = Server::registry(Some(ended), vec![]).await;
+        let of_ca = authority.server_with(&["localhost"], |params| {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        });
+        let of_ca = Server::registry(Some(of_ca), vec![]).await;
         for (url, message, hint) in [
             (
                 format!("https://localhost:{}", other.port),
@@ -532,6 +536,11 @@ mod tests {
                 format!("https://127.0.0.1:{}", other.port),
                 "x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs",
                 "use the name that the certificate is for",
+            ),
+            (
+                format!("https://localhost:{}", of_ca.port),
+                "x509: certificate signed by unknown authority (the server shows a CA certificate as its own)",
+                "have the registry's certificate renewed",
             ),
             (
                 format!("https://localhost:{}", expired.port),
