@@ -7,3 +7,4 @@ pub mod error;
 pub mod inventory;
 pub mod model;
 pub mod plan;
+pub mod registry;

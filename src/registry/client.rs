@@ -1,0 +1,428 @@
+//! The registry that was connected to: sends deletions, retries them, renews the login. What an answer means is
+//! decided in `answer.rs`.
+//!
+//! Cheap to clone, and shared by all workers: they share one pool of connections.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::Retryable;
+use reqwest::{Client, Method};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::debug;
+use url::Url;
+
+use super::address::RegistryUrl;
+use super::answer::{Answer, Deletion, RegistryError, Verdict, judge};
+use super::cause::Cause;
+use super::name::Target;
+use super::security::Protection;
+use super::transport::{Limits, send};
+use super::{Refresh, TokenSource};
+use crate::error::Failure;
+
+/// The user of the basic auth: the registry looks at the password alone, which is the token.
+const USER: &str = "unused";
+
+/// A registry that answered and took the token.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    address: RegistryUrl,
+    protection: Protection,
+    base: Url,
+    token: TokenSource,
+    limits: Limits,
+    /// When a new token was last asked for. Held while asking: workers that are refused together ask once.
+    last_login: Mutex<Option<Instant>>,
+}
+
+/// Why an attempt failed.
+enum Trouble {
+    /// It may work later.
+    Transient { cause: String, after: Option<Duration> },
+    /// It will not work.
+    Lasting(RegistryError),
+}
+
+impl Registry {
+    /// A client of the registry at `address`, spoken to over `client`.
+    pub(super) fn new(
+        client: Client,
+        address: RegistryUrl,
+        protection: Protection,
+        token: TokenSource,
+        limits: Limits,
+    ) -> Result<Self, Failure> {
+        let base = Url::parse(&format!("{}://{}/", protection.scheme(), address.authority()))
+            .map_err(|error| Failure::nothing_changed(format!("connect to registry {address}: {error}")))?;
+        let last_login = Mutex::new(None);
+        Ok(Self { inner: Arc::new(Inner { client, address, protection, base, token, limits, last_login }) })
+    }
+
+    /// Where the registry is, with the scheme that is spoken: `https://image-registry.…svc:5000`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.inner.protection.scheme(), self.inner.address.authority())
+    }
+
+    /// How the connection is protected.
+    #[must_use]
+    pub fn protection(&self) -> Protection {
+        self.inner.protection
+    }
+
+    /// Removes a layer's link from a repository: `DELETE /v2/<repository>/blobs/<digest>`.
+    ///
+    /// The stream's status must have been updated before, or a client that asks in between puts the layer back into
+    /// the caches (`facts.md` 3).
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`RegistryError`]; of the 405s [`RegistryError::DeletionDisabled`] and
+    /// [`RegistryError::ReadOnly`].
+    pub async fn delete_layer_link(&self, repository: &str, digest: &str) -> Result<Deletion, RegistryError> {
+        self.delete(Target::layer_link(repository, digest)?).await
+    }
+
+    /// Removes a manifest's link from a repository: `DELETE /v2/<repository>/manifests/<digest>`.
+    ///
+    /// Refused with [`RegistryError::StillListedOrDisabled`] while the image stream's status lists the digest. A tag
+    /// is no digest, and never sent: the registry would accept it (`facts.md` 5).
+    pub async fn delete_manifest_link(
+        &self,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Deletion, RegistryError> {
+        self.delete(Target::manifest_link(repository, digest)?).await
+    }
+
+    /// Removes the data of a blob or manifest, and makes the answering replica forget it:
+    /// `DELETE /admin/blobs/<digest>`.
+    ///
+    /// Works even while deletion is disabled or the registry is read-only. An attempt whose answer was lost is sent
+    /// again within [`Limits`]; beyond that it must not be repeated, for an upload may have brought the digest back
+    /// (`facts.md` 2).
+    pub async fn delete_blob(&self, digest: &str) -> Result<Deletion, RegistryError> {
+        self.delete(Target::blob(digest)?).await
+    }
+
+    async fn delete(&self, target: Target<'_>) -> Result<Deletion, RegistryError> {
+        let limits = &self.inner.limits;
+        let url = target.url(&self.inner.base);
+        let outcome = (async || self.delete_once(target, &url).await)
+            .retry(limits.backoff())
+            .when(|trouble| matches!(trouble, Trouble::Transient { .. }))
+            .adjust(|trouble, planned| match trouble {
+                Trouble::Transient { after, .. } => limits.wait(planned, *after),
+                Trouble::Lasting(_) => planned,
+            })
+            .await;
+        outcome.map_err(|trouble| match trouble {
+            Trouble::Transient { cause, .. } => {
+                RegistryError::Unavailable { attempts: limits.attempts.max(1), cause }
+            }
+            Trouble::Lasting(error) => error,
+        })
+    }
+
+    /// Sends a deletion; once more with a new token if the first one is refused.
+    async fn delete_once(&self, target: Target<'_>, url: &Url) -> Result<Deletion, Trouble> {
+        let answer = self
+            .send(&Method::DELETE, url, self.inner.limits.delete)
+            .await
+            .map_err(Trouble::Lasting)?
+            .map_err(|cause| {
+                if cause.is_transient() {
+                    Trouble::Transient { cause: cause.text().to_owned(), after: None }
+                } else {
+                    let scheme = self.inner.protection.scheme();
+                    let cause = cause.of_request("Delete", scheme, &self.inner.address, url.path());
+                    Trouble::Lasting(RegistryError::Connection { cause })
+                }
+            })?;
+        debug!(path = url.path(), status = answer.status.as_u16(), "registry answered a deletion");
+        match judge(target, &answer) {
+            Verdict::Gone(deletion) => Ok(deletion),
+            Verdict::LogIn { wanted } => Err(Trouble::Lasting(RegistryError::Unauthorized { wanted })),
+            Verdict::Retry { cause, after } => Err(Trouble::Transient { cause, after }),
+            Verdict::Refused(error) => Err(Trouble::Lasting(error)),
+        }
+    }
+
+    /// Sends `GET /v2/` with the token.
+    pub(super) async fn check_login(&self) -> Result<Result<Answer, Cause>, RegistryError> {
+        let mut url = self.inner.base.clone();
+        url.set_path("/v2/");
+        self.send(&Method::GET, &url, self.inner.limits.answer).await
+    }
+
+    /// Sends a request with the token, and once more with a new one if it is refused.
+    ///
+    /// The outer error: no token; the inner one: no answer.
+    async fn send(
+        &self,
+        method: &Method,
+        url: &Url,
+        timeout: Duration,
+    ) -> Result<Result<Answer, Cause>, RegistryError> {
+        let token = self.token(Refresh::Cached).await?;
+        let answer = match self.send_with(method, url, timeout, &token).await {
+            Ok(answer) => answer,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        if answer.status != reqwest::StatusCode::UNAUTHORIZED {
+            return Ok(Ok(answer));
+        }
+        let Some(new) = self.new_token(&token).await? else { return Ok(Ok(answer)) };
+        Ok(self.send_with(method, url, timeout, &new).await)
+    }
+
+    async fn send_with(
+        &self,
+        method: &Method,
+        url: &Url,
+        timeout: Duration,
+        token: &SecretString,
+    ) -> Result<Answer, Cause> {
+        let request = self
+            .inner
+            .client
+            .request(method.clone(), url.clone())
+            .timeout(timeout)
+            // Marks the header as sensitive: it is not printed and not indexed.
+            .basic_auth(USER, Some(token.expose_secret()));
+        send(request, &self.inner.address).await
+    }
+
+    /// Returns another token than the one that was refused, if one can be had.
+    async fn new_token(&self, refused: &SecretString) -> Result<Option<SecretString>, RegistryError> {
+        let is_other = |token: &SecretString| token.expose_secret() != refused.expose_secret();
+        let mut last_login = self.inner.last_login.lock().await;
+        let current = self.token(Refresh::Cached).await?;
+        if is_other(&current) {
+            return Ok(Some(current));
+        }
+        if last_login.is_some_and(|last| last.elapsed() < self.inner.limits.between_logins) {
+            return Ok(None);
+        }
+        let new = self.token(Refresh::Force).await?;
+        *last_login = Some(Instant::now());
+        Ok(Some(new).filter(is_other))
+    }
+
+    async fn token(&self, refresh: Refresh) -> Result<SecretString, RegistryError> {
+        token(&self.inner.token, refresh).await.map_err(RegistryError::Token)
+    }
+}
+
+/// Gets a token that is not empty.
+pub(super) async fn token(source: &TokenSource, refresh: Refresh) -> Result<SecretString, Failure> {
+    let token = source(refresh).await?;
+    token.filter(|token| !token.expose_secret().is_empty()).ok_or_else(|| {
+        Failure::nothing_changed("log in to the registry: no bearer token to log in to the registry with")
+            .hint("oc login")
+            .hint("--token=$(oc create token pruner -n openshift-image-registry)")
+    })
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("url", &self.url())
+            .field("protection", &self.protection())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::address::{Address, Origin};
+    use super::super::connect::{Settings, connect};
+    use super::super::fake::{self, Server, basic, recorded, recording, renewable, reply, token};
+    use super::*;
+
+    const DIGEST: &str = "sha256:fbcafa67735717ef46b93379e0ddcaf8f25fac6a8b071e8ff81bdd16dcf6aa2e";
+    const BUSY: &str = "too many requests";
+
+    async fn registry(server: &Server, source: TokenSource) -> Registry {
+        fake::install_provider();
+        let url = RegistryUrl::parse(&format!("http://localhost:{}", server.port)).unwrap();
+        let mut settings = Settings::new(Address { url, origin: Origin::Flag }, Arc::new(|_| ()));
+        settings.limits.attempts = 3;
+        settings.limits.first_wait = Duration::from_millis(1);
+        settings.limits.delete = Duration::from_millis(500);
+        settings.limits.longest_retry_after = Duration::from_millis(20);
+        connect(settings, source).await.unwrap()
+    }
+
+    /// Deletes what is needed until the server's answers are used up.
+    async fn delete_layer_link(deletions: Vec<Vec<u8>>) -> (Result<Deletion, RegistryError>, usize) {
+        let server = Server::registry(None, deletions).await;
+        let outcome = registry(&server, token("good")).await.delete_layer_link("gone/app", DIGEST).await;
+        (outcome, server.deletions().len())
+    }
+
+    #[tokio::test]
+    async fn recorded_answers_arrive_as_what_they_are() {
+        let answers: Vec<_> = recorded().into_iter().filter(|answer| answer.method == "DELETE").collect();
+        for answer in answers {
+            let server = Server::registry(None, vec![recording(&answer.name)]).await;
+            let registry = registry(&server, token("good")).await;
+            let outcome = if answer.path.starts_with("/admin/") {
+                registry.delete_blob(DIGEST).await
+            } else if answer.path.contains("/manifests/") {
+                registry.delete_manifest_link("gone/app", DIGEST).await
+            } else {
+                registry.delete_layer_link("gone/app", answer.path.rsplit('/').next().unwrap()).await
+            };
+            let is_expected = match (answer.status, answer.name.as_str()) {
+                (_, "delete.layer-link.invalid-digest") => {
+                    matches!(outcome, Err(RegistryError::InvalidName { .. }))
+                }
+                (_, "delete.blob.invalid-digest") => matches!(outcome, Err(RegistryError::Unexpected { .. })),
+                (202 | 204, _) => outcome == Ok(Deletion::Deleted),
+                (404 | 500, _) => outcome == Ok(Deletion::AlreadyGone),
+                (401, _) => matches!(outcome, Err(RegistryError::Unauthorized { wanted: Some(_) })),
+                (405, name) if name.starts_with("readonly.") => outcome == Err(RegistryError::ReadOnly),
+                (405, "nodelete.delete.layer-link") => outcome == Err(RegistryError::DeletionDisabled),
+                (405, _) => outcome == Err(RegistryError::StillListedOrDisabled),
+                _ => false,
+            };
+            assert!(is_expected, "{}: {outcome:?}", answer.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn each_deletion_goes_to_its_path_with_the_token() {
+        let server = Server::registry(None, vec![]).await;
+        let registry = registry(&server, token("good")).await;
+        registry.delete_manifest_link("gone/app", DIGEST).await.unwrap();
+        registry.delete_layer_link("gone/app", DIGEST).await.unwrap();
+        registry.delete_blob(DIGEST).await.unwrap();
+        let seen = server.deletions();
+        let paths: Vec<_> = seen.iter().map(|seen| seen.request.clone()).collect();
+        assert_eq!(
+            paths,
+            [
+                format!("DELETE /v2/gone/app/manifests/{DIGEST}"),
+                format!("DELETE /v2/gone/app/blobs/{DIGEST}"),
+                format!("DELETE /admin/blobs/{DIGEST}")
+            ]
+        );
+        assert!(seen.iter().all(|seen| seen.authorization == Some(basic("good"))));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_none_is_never_sent() {
+        let server = Server::registry(None, vec![]).await;
+        let registry = registry(&server, token("good")).await;
+        for outcome in [
+            registry.delete_layer_link("../admin", DIGEST).await,
+            registry.delete_manifest_link("gone/app", "latest").await,
+            registry.delete_blob("sha256:../../x").await,
+        ] {
+            assert!(matches!(outcome, Err(RegistryError::InvalidName { .. })), "{outcome:?}");
+        }
+        assert!(server.deletions().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_may_pass_is_tried_again() {
+        let gone = recording("delete.layer-link.first");
+        for trouble in
+            [reply(429, &[("Retry-After", "3600")], BUSY), reply(503, &[], ""), reply(500, &[], ""), vec![]]
+        {
+            let (outcome, sent) = delete_layer_link(vec![trouble.clone(), trouble, gone.clone()]).await;
+            assert_eq!((outcome, sent), (Ok(Deletion::Deleted), 3));
+        }
+    }
+
+    #[tokio::test]
+    async fn retries_are_bounded() {
+        let (outcome, sent) = delete_layer_link(vec![reply(429, &[("Retry-After", "3600")], BUSY)]).await;
+        let cause = "429 Too Many Requests: too many requests".to_owned();
+        assert_eq!(outcome, Err(RegistryError::Unavailable { attempts: 3, cause }));
+        assert_eq!(sent, 3);
+        let (outcome, sent) = delete_layer_link(vec![vec![]]).await;
+        assert_eq!(outcome.unwrap_err().to_string(), "gave up after 3 attempts: EOF");
+        assert_eq!(sent, 3);
+        let (outcome, sent) = delete_layer_link(vec![b"\r\n".to_vec()]).await;
+        assert!(outcome.unwrap_err().to_string().contains("context deadline exceeded"));
+        assert_eq!(sent, 3);
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_followed() {
+        let elsewhere = Server::registry(None, vec![]).await;
+        let location = format!("http://localhost:{}/v2/?token=x", elsewhere.port);
+        for status in [301, 302, 303, 307, 308] {
+            let (outcome, sent) =
+                delete_layer_link(vec![reply(status, &[("Location", &location)], "")]).await;
+            let text = outcome.unwrap_err().to_string();
+            assert!(
+                text.ends_with(&format!("a redirect to http://localhost:{}/v2/", elsewhere.port)),
+                "{text}"
+            );
+            assert_eq!(sent, 1);
+        }
+        assert!(elsewhere.seen().is_empty());
+    }
+
+    #[tokio::test]
+    async fn workers_that_are_refused_together_renew_the_token_once() {
+        let server = Server::start(None, |seen| match &seen.authorization {
+            Some(value) if seen.request.starts_with("DELETE ") && *value != basic("new") => {
+                recording("delete.layer-link.invalid-token-basic")
+            }
+            Some(_) if seen.request.starts_with("DELETE ") => recording("delete.layer-link.first"),
+            _ => fake::log_in(seen),
+        })
+        .await;
+        let (source, forced) = renewable("good", "new");
+        let registry = registry(&server, source).await;
+        let outcomes =
+            futures::future::join_all((0..8).map(|_| registry.delete_layer_link("gone/app", DIGEST))).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Ok(Deletion::Deleted)), "{outcomes:?}");
+        assert_eq!(*forced.lock().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_missing_right_does_not_ask_for_a_token_each_time() {
+        let server = Server::registry(None, vec![recording("delete.layer-link.nobody-basic")]).await;
+        let (source, forced) = renewable("good", "new");
+        let registry = registry(&server, source).await;
+        for _ in 0..3 {
+            let error = registry.delete_layer_link("gone/app", DIGEST).await.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "unauthorized: the registry refused the token for `delete on repository gone/app`"
+            );
+        }
+        assert_eq!(*forced.lock().unwrap(), 1);
+        assert_eq!(server.deletions().len(), 4, "once more with the new token, then never again");
+    }
+
+    #[tokio::test]
+    async fn a_huge_answer_is_cut() {
+        let body = "x".repeat(8 * 1024 * 1024);
+        let (outcome, _) =
+            delete_layer_link(vec![reply(400, &[("Content-Type", "text/plain")], &body)]).await;
+        let text = outcome.unwrap_err().to_string();
+        assert!(text.len() < 300, "{}", text.len());
+    }
+
+    #[tokio::test]
+    async fn a_client_does_not_print_its_token() {
+        let server = Server::registry(None, vec![]).await;
+        let text = format!("{:?}", registry(&server, token("good")).await);
+        assert!(text.starts_with("Registry { url: \"http://localhost:") && !text.contains("good"), "{text}");
+    }
+}

@@ -1,0 +1,788 @@
+//! Reaches the registry and logs in: ping without credentials, choose the connection, know the registry, then log in.
+//!
+//! Later rooms that need single replicas build further clients from the same [`Settings`]: a client is made for one
+//! host and one protection (`transport.rs`), and the name that is verified is independent of the address dialled.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backon::Retryable;
+use reqwest::header::LOCATION;
+use reqwest::{Certificate, Client, StatusCode};
+
+use super::address::{Address, Origin, RegistryUrl};
+use super::answer::{Answer, RegistryError, status_line};
+use super::cause::Cause;
+use super::client::{Registry, token};
+use super::security::{Allowance, Attempt, Condition, Protection, candidates};
+use super::text::sanitise;
+use super::transport::{Limits, Pool, client, send};
+use super::{Refresh, TokenSource};
+use crate::error::Failure;
+
+/// Where a pod finds the CA that signs the registry's certificate.
+pub const SERVICE_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/service-ca.crt";
+
+/// Takes a warning for stderr, without `warning: `.
+pub type Announce = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// What decides how the registry is connected to.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where the registry is.
+    pub address: Address,
+    /// `--force-insecure`.
+    pub force_insecure: bool,
+    /// The PEM text in the file of `--certificate-authority`.
+    pub ca_pem: Option<Vec<u8>>,
+    /// The PEM text of the cluster's CA in the kubeconfig, or of the API's CA inside a pod.
+    pub kubeconfig_ca: Option<Vec<u8>>,
+    /// The kubeconfig's cluster has `insecure-skip-tls-verify`, or the flag of that name is given.
+    pub kubeconfig_insecure: bool,
+    /// The configuration is the one of a pod: the API's CA does not sign the registry, the service CA does.
+    pub in_cluster: bool,
+    /// The service CA's file, which is read inside a pod where it exists.
+    pub service_ca: PathBuf,
+    /// Is told of an insecure connection before the token is sent over it.
+    pub announce: Announce,
+    /// How long to wait, and how often to try.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// Settings that allow nothing insecure but what the address itself allows.
+    #[must_use]
+    pub fn new(address: Address, announce: Announce) -> Self {
+        Self {
+            address,
+            force_insecure: false,
+            ca_pem: None,
+            kubeconfig_ca: None,
+            kubeconfig_insecure: false,
+            in_cluster: false,
+            service_ca: PathBuf::from(SERVICE_CA),
+            announce,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Reaches the registry, chooses the connection and logs in.
+///
+/// Needs the process-wide TLS provider of `rustls`, installed by `main`. Proxies are taken from the environment.
+///
+/// # Errors
+///
+/// Without a token, before anything is sent. Then each way in which a registry cannot be reached, with the phrase of
+/// the reference and the flag that fixes it; what is no image registry; a refused token. Nothing was changed.
+pub async fn connect(settings: Settings, token_source: TokenSource) -> Result<Registry, Failure> {
+    token(&token_source, Refresh::Cached).await?;
+    let url = &settings.address.url;
+    let allowance = Allowance {
+        force_insecure: settings.force_insecure,
+        ca_given: settings.ca_pem.is_some(),
+        kubeconfig_insecure: settings.kubeconfig_insecure,
+    };
+    let attempts = candidates(url, allowance);
+    let pool = pool(&settings).await?;
+    let (attempt, client) = reach(&settings, &attempts, &pool).await?;
+    if let Some(warning) = attempt.warning(url) {
+        (settings.announce)(&warning);
+    }
+    recognise(&settings, attempt.protection, &client).await?;
+    let registry =
+        Registry::new(client, url.clone(), attempt.protection, token_source, settings.limits.clone())?;
+    log_in(&registry, &settings).await?;
+    Ok(registry)
+}
+
+/// Collects the authorities that may sign the registry's certificate (`facts.md` 5).
+///
+/// `--certificate-authority` is added to the kubeconfig's CA; with neither, the system's count. Inside a pod the API's
+/// CA does not sign the registry: the service CA is added where there is one, else the system's.
+async fn pool(settings: &Settings) -> Result<Pool, Failure> {
+    let mut certificates = Vec::new();
+    let mut is_complete = !settings.in_cluster && settings.kubeconfig_ca.is_some();
+    if let Some(pem) = &settings.ca_pem {
+        certificates.extend(read_certificates(pem, "--certificate-authority")?);
+        is_complete = true;
+    }
+    if let Some(pem) = &settings.kubeconfig_ca {
+        certificates.extend(read_certificates(pem, "the cluster's CA")?);
+    }
+    if settings.in_cluster {
+        match tokio::fs::read(&settings.service_ca).await {
+            Ok(pem) => {
+                certificates.extend(read_certificates(&pem, &settings.service_ca.display().to_string())?);
+                is_complete = true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(Failure::nothing_changed(format!(
+                    "read the service CA {}: {error}",
+                    settings.service_ca.display()
+                )));
+            }
+        }
+    }
+    Ok(if is_complete { Pool::Only(certificates) } else { Pool::SystemAnd(certificates) })
+}
+
+fn read_certificates(pem: &[u8], origin: &str) -> Result<Vec<Certificate>, Failure> {
+    match Certificate::from_pem_bundle(pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(Failure::nothing_changed(format!(
+            "unable to load root certificates: no valid certificate authority data seen in {origin}"
+        ))
+        .hint("the file must hold certificates in PEM form: -----BEGIN CERTIFICATE-----")),
+    }
+}
+
+/// Why a ping failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PingError {
+    /// There was no answer.
+    NoAnswer { protection: Protection, cause: Cause },
+    /// There was another answer than 200 OK.
+    Status { status: StatusCode, redirect: Option<String> },
+}
+
+/// Pings over each attempt whose condition is met, until one answers.
+async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result<(Attempt, Client), Failure> {
+    let mut errors = Vec::new();
+    let mut next = attempts.iter().find(|attempt| attempt.condition == Condition::First);
+    while let Some(attempt) = next {
+        let client = build(settings, attempt.protection, pool)?;
+        let Err(mut error) = ping(settings, attempt.protection, &client).await else {
+            return Ok((*attempt, client));
+        };
+        if let PingError::NoAnswer { cause: cause @ Cause::NoTls, .. } = &mut error
+            && answers_in_http(settings, pool).await?
+        {
+            *cause = Cause::HttpAnswer;
+        }
+        next = following(attempts, *attempt, &error);
+        errors.push(error);
+    }
+    Err(explain(settings, &errors))
+}
+
+/// Returns the attempt that the error leads to. Each is less protected than the one before, so this ends.
+fn following<'a>(attempts: &'a [Attempt], made: Attempt, error: &PingError) -> Option<&'a Attempt> {
+    let PingError::NoAnswer { cause, .. } = error else { return None };
+    let met = match cause {
+        cause if cause.is_certificate() => Condition::CertificateRefused,
+        Cause::HttpAnswer => Condition::HttpAnswer,
+        _ => return None,
+    };
+    attempts.iter().find(|attempt| attempt.condition == met && attempt.protection > made.protection)
+}
+
+fn build(settings: &Settings, protection: Protection, pool: &Pool) -> Result<Client, Failure> {
+    let url = &settings.address.url;
+    client(url, protection, pool, &settings.limits).map_err(|cause| {
+        Failure::nothing_changed(format!("failed to ping registry {url}: {cause}"))
+            .hint("name the CA that signed the registry's certificate: --certificate-authority=<file>")
+    })
+}
+
+/// Asks `/`, then `/healthz`, as the reference does, but without credentials.
+async fn ping(settings: &Settings, protection: Protection, client: &Client) -> Result<(), PingError> {
+    let mut last = None;
+    for path in ["/", "/healthz"] {
+        let answer = get(settings, protection, client, path)
+            .await
+            .map_err(|cause| PingError::NoAnswer { protection, cause })?;
+        if answer.status == StatusCode::OK {
+            return Ok(());
+        }
+        let location = answer.headers.get(LOCATION).filter(|_| answer.status.is_redirection());
+        last = Some(PingError::Status {
+            status: answer.status,
+            redirect: location.map(|location| sanitise(&String::from_utf8_lossy(location.as_bytes()))),
+        });
+    }
+    last.map_or(Ok(()), Err)
+}
+
+/// Whether a plain request, without credentials, is answered: only that is an "HTTP answer to an HTTPS client".
+async fn answers_in_http(settings: &Settings, pool: &Pool) -> Result<bool, Failure> {
+    let client = build(settings, Protection::Plain, pool)?;
+    Ok(get(settings, Protection::Plain, &client, "/").await.is_ok())
+}
+
+/// Sends a request without credentials; again while the answer may pass.
+async fn get(
+    settings: &Settings,
+    protection: Protection,
+    client: &Client,
+    path: &str,
+) -> Result<Answer, Cause> {
+    let limits = &settings.limits;
+    let url = &settings.address.url;
+    let target = format!("{}://{}{path}", protection.scheme(), url.authority());
+    let busy = async || match send(client.get(&target).timeout(limits.answer), url).await {
+        Ok(answer) if answer.is_transient() => Err(Ok(answer)),
+        Ok(answer) => Ok(answer),
+        Err(cause) => Err(Err(cause)),
+    };
+    // A host that cannot be reached is reported at once: that is a wrong address, mostly.
+    busy.retry(limits.backoff())
+        .when(Result::is_ok)
+        .adjust(|answer, planned| limits.wait(planned, answer.as_ref().ok().and_then(Answer::retry_after)))
+        .await
+        .or_else(|last| last)
+}
+
+/// Asks `/v2/` without credentials, so that the token is sent to nothing but an image registry.
+async fn recognise(settings: &Settings, protection: Protection, client: &Client) -> Result<(), Failure> {
+    let url = &settings.address.url;
+    let answer = get(settings, protection, client, "/v2/").await.map_err(|cause| {
+        let cause = cause.of_request("Get", protection.scheme(), url, "/v2/");
+        Failure::nothing_changed(format!("failed to log in to registry {url}: {cause}"))
+    })?;
+    if answer.is_registry() {
+        return Ok(());
+    }
+    Err(Failure::nothing_changed(format!(
+        "failed to log in to registry {url}: {}://{}/v2/ answered {}, but it is not an image registry",
+        protection.scheme(),
+        url.authority(),
+        answer.summary(),
+    ))
+    .hint("the token was not sent; name the registry's own address: --registry-url=<host>[:<port>]")
+    .hint(ROUTE))
+}
+
+/// Asks `/v2/` with the token.
+async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure> {
+    let failed = |cause: &str| {
+        Failure::nothing_changed(format!(
+            "failed to log in to registry {}: {}/v2/: {cause}",
+            settings.address.url,
+            registry.url()
+        ))
+    };
+    let check = async || match registry.check_login().await {
+        Ok(Ok(answer)) if answer.is_transient() => {
+            Err((true, answer.retry_after(), failed(&answer.summary())))
+        }
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(cause)) => Err((cause.is_transient(), None, failed(cause.text()))),
+        Err(RegistryError::Token(failure)) => Err((false, None, failure)),
+        Err(error) => Err((false, None, failed(&error.to_string()))),
+    };
+    let limits = &settings.limits;
+    let answer = check
+        .retry(limits.backoff())
+        .when(|(may_pass, _, _)| *may_pass)
+        .adjust(|(_, asked, _), planned| limits.wait(planned, *asked))
+        .await
+        .map_err(|(_, _, failure)| failure)?;
+    match answer.status {
+        StatusCode::OK if answer.is_registry() => Ok(()),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(failed(&format!("the token was refused by the registry: {}", answer.summary()))
+                .hint("see whether the token is still valid: oc whoami -t")
+                .hint("log in again: oc login"))
+        }
+        _ => Err(failed(&format!("unexpected answer: {}", answer.summary()))),
+    }
+}
+
+const ROUTE: &str = "a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'";
+const REACHABLE: &str = "Please provide a reachable route to the integrated registry using --registry-url.";
+const FORCE: &str =
+    "Append --force-insecure if you really want to prune the registry using insecure connection.";
+
+/// Turns the errors of all attempts into what the administrator reads.
+fn explain(settings: &Settings, errors: &[PingError]) -> Failure {
+    let url = &settings.address.url;
+    let texts: Vec<String> = errors.iter().map(|error| ping_text(error, url)).collect();
+    let text = match texts.as_slice() {
+        // No attempt is allowed: see `candidates`.
+        [] => {
+            return Failure::usage("--certificate-authority cannot be specified for insecure http protocol")
+                .hint(format!("--registry-url=https://{}", url.authority()));
+        }
+        [text] => text.clone(),
+        texts => format!("[{}]", texts.join(", ")),
+    };
+    let failure = Failure::nothing_changed(format!("failed to ping registry {url}: {text}"));
+    let hints = errors.last().map(|error| hints(settings, error)).unwrap_or_default();
+    hints.into_iter().fold(failure, Failure::hint)
+}
+
+fn ping_text(error: &PingError, url: &RegistryUrl) -> String {
+    match error {
+        PingError::NoAnswer { protection, cause } => cause.of_request("Get", protection.scheme(), url, "/"),
+        PingError::Status { status, redirect: None } => {
+            format!("unexpected status: {}", status_line(*status))
+        }
+        PingError::Status { status, redirect: Some(location) } => {
+            format!("unexpected status: {} (a redirect to {location})", status_line(*status))
+        }
+    }
+}
+
+/// What helps against a failed ping.
+fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
+    let host = settings.address.url.authority();
+    let speak_https = format!("if it is an https server: --registry-url=https://{host}");
+    match error {
+        PingError::Status { status: StatusCode::BAD_REQUEST, .. } => vec![speak_https],
+        PingError::Status { .. } => {
+            vec![
+                format!("{host} is not the image registry, or the registry is not running"),
+                ROUTE.to_owned(),
+            ]
+        }
+        PingError::NoAnswer { cause, .. } => match cause {
+            Cause::HttpAnswer => {
+                let mut hints = vec![format!("speak plain http to it: --registry-url=http://{host}")];
+                if settings.address.url.scheme().is_none() {
+                    hints.push(FORCE.to_owned());
+                }
+                if settings.ca_pem.is_some() {
+                    hints.push("--certificate-authority forbids http: leave it out".to_owned());
+                }
+                hints
+            }
+            Cause::MalformedAnswer(_) => vec![speak_https],
+            Cause::UnknownAuthority(_) => authority_hints(settings),
+            Cause::OtherName(_) => {
+                vec![
+                    "use the name that the certificate is for: --registry-url=https://<name>[:<port>]"
+                        .to_owned(),
+                ]
+            }
+            Cause::Certificate(_) => {
+                let mut hints = vec!["have the registry's certificate renewed".to_owned()];
+                if settings.ca_pem.is_none() {
+                    hints.push(FORCE.to_owned());
+                }
+                hints
+            }
+            Cause::NoSuchHost(_) | Cause::ConnectionRefused(_) | Cause::Timeout(_) => {
+                let mut hints = vec![REACHABLE.to_owned(), ROUTE.to_owned()];
+                if settings.address.origin == Origin::Streams {
+                    hints.push(
+                        "the address found from the cluster is internal: it can be reached from its pods alone".to_owned(),
+                    );
+                }
+                hints
+            }
+            Cause::Proxy(_) => vec![format!(
+                "a proxy of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) is used; to go without it: NO_PROXY={}",
+                settings.address.url.host()
+            )],
+            Cause::NoTls | Cause::Other(_) => vec![REACHABLE.to_owned()],
+        },
+    }
+}
+
+fn authority_hints(settings: &Settings) -> Vec<String> {
+    if settings.ca_pem.is_some() {
+        return vec![
+            "another CA than the one in --certificate-authority signed the registry's certificate".to_owned(),
+            "of the service: oc get configmap openshift-service-ca.crt -n openshift-image-registry -o \
+             jsonpath='{.data.service-ca\\.crt}'"
+                .to_owned(),
+            "of a route: oc extract secret/router-ca -n openshift-ingress-operator --keys=tls.crt --to=-"
+                .to_owned(),
+        ];
+    }
+    vec![
+        "name the CA that signed the registry's certificate: --certificate-authority=<file>".to_owned(),
+        FORCE.to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::super::fake::{self, Authority, Server, basic, recording, reply, token};
+    use super::*;
+    use crate::error::Exit;
+
+    type Warnings = Arc<Mutex<Vec<String>>>;
+
+    fn settings(url: &str) -> (Settings, Warnings) {
+        fake::install_provider();
+        let warnings = Warnings::default();
+        let told = Arc::clone(&warnings);
+        let address = Address { url: RegistryUrl::parse(url).unwrap(), origin: Origin::Flag };
+        let announce: Announce = Arc::new(move |text| told.lock().unwrap().push(text.to_owned()));
+        let mut settings = Settings::new(address, announce);
+        settings.limits.connect = Duration::from_secs(2);
+        settings.limits.answer = Duration::from_secs(2);
+        settings.limits.attempts = 2;
+        settings.limits.first_wait = Duration::from_millis(1);
+        settings.limits.longest_retry_after = Duration::from_millis(1);
+        // Nothing that a test machine trusts decides a test.
+        settings.kubeconfig_ca = Some(Authority::new().pem());
+        (settings, warnings)
+    }
+
+    async fn failure(settings: Settings) -> Failure {
+        let failure = connect(settings, token("good")).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::NothingChanged, "{failure}");
+        failure
+    }
+
+    #[track_caller]
+    fn assert_says(failure: &Failure, message: &str, hint: &str) {
+        assert!(failure.message.contains(message), "{failure}\nlacks {message}");
+        assert!(failure.hints.iter().any(|line| line.contains(hint)), "{failure}\nlacks hint {hint}");
+    }
+
+    #[tokio::test]
+    async fn a_verified_connection_is_used_and_the_ping_is_anonymous() {
+        let authority = Authority::new();
+        let server = Server::registry(Some(authority.server(&["localhost"])), vec![]).await;
+        // A private address without a scheme: insecure ways are allowed, and not taken.
+        let (mut settings, warnings) = settings(&format!("localhost:{}", server.port));
+        settings.kubeconfig_ca = Some(authority.pem());
+        let registry = connect(settings, token("good")).await.unwrap();
+        assert_eq!(registry.protection(), Protection::Verified);
+        assert_eq!(registry.url(), format!("https://localhost:{}", server.port));
+        let seen = server.seen();
+        let seen: Vec<_> = seen.iter().map(|seen| (&*seen.request, seen.authorization.clone())).collect();
+        assert_eq!(seen, [("GET /", None), ("GET /v2/", None), ("GET /v2/", Some(basic("good")))]);
+        assert!(warnings.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_given_ca_is_added_to_that_of_the_kubeconfig() {
+        let authority = Authority::new();
+        let server = Server::registry(Some(authority.server(&["localhost"])), vec![]).await;
+        let (mut settings, _) = settings(&format!("https://localhost:{}", server.port));
+        settings.ca_pem = Some(authority.pem());
+        connect(settings, token("good")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_pod_trusts_the_service_ca() {
+        let authority = Authority::new();
+        let server = Server::registry(Some(authority.server(&["localhost"])), vec![]).await;
+        let (mut settings, _) = settings(&format!("https://localhost:{}", server.port));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), authority.pem()).unwrap();
+        settings.service_ca = file.path().to_owned();
+        assert_says(
+            &failure(settings.clone()).await,
+            "signed by unknown authority",
+            "--certificate-authority=",
+        );
+        settings.in_cluster = true;
+        connect(settings.clone(), token("good")).await.unwrap();
+        std::fs::write(file.path(), "no certificate").unwrap();
+        assert!(failure(settings).await.message.contains("no valid certificate authority data seen"));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_authority() {
+        let server = Server::registry(Some(Authority::new().server(&["localhost"])), vec![]).await;
+        let url = format!("https://localhost:{}", server.port);
+        let (settings, _) = settings(&url);
+        let failure = failure(settings).await;
+        assert_eq!(
+            failure.message,
+            format!(
+                "failed to ping registry {url}: Get \"{url}/\": tls: failed to verify certificate: x509: certificate \
+                 signed by unknown authority"
+            )
+        );
+        assert_says(&failure, "", "--certificate-authority=");
+        assert!(server.seen().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_authority_forbids_what_a_private_address_allows() {
+        let server = Server::registry(Some(Authority::new().server(&["localhost"])), vec![]).await;
+        let (mut settings, _) = settings(&format!("localhost:{}", server.port));
+        settings.ca_pem = Some(Authority::new().pem());
+        let failure = failure(settings).await;
+        assert_says(
+            &failure,
+            "certificate signed by unknown authority",
+            "another CA than the one in --certificate-authority",
+        );
+        assert!(!failure.to_string().contains("--force-insecure"), "{failure}");
+        assert!(server.seen().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_certificate_for_another_name_or_another_time() {
+        let authority = Authority::new();
+        let other = Server::registry(Some(authority.server(&["other.svc"])), vec![]).await;
+        let ended = authority
+            .server_with(&["localhost"], |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1));
+        let expired = Server::registry(Some(ended), vec![]).await;
+        let of_ca = authority.server_with(&["localhost"], |params| {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        });
+        let of_ca = Server::registry(Some(of_ca), vec![]).await;
+        for (url, message, hint) in [
+            (
+                format!("https://localhost:{}", other.port),
+                "x509: certificate is valid for other.svc, not localhost",
+                "use the name that the certificate is for",
+            ),
+            (
+                format!("https://127.0.0.1:{}", other.port),
+                "x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs",
+                "use the name that the certificate is for",
+            ),
+            (
+                format!("https://localhost:{}", of_ca.port),
+                "x509: certificate signed by unknown authority (the server shows a CA certificate as its own)",
+                "have the registry's certificate renewed",
+            ),
+            (
+                format!("https://localhost:{}", expired.port),
+                "x509: certificate has expired or is not yet valid",
+                "have the registry's certificate renewed",
+            ),
+        ] {
+            let (mut settings, _) = settings(&url);
+            settings.ca_pem = Some(authority.pem());
+            assert_says(&failure(settings).await, message, hint);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_http_server_behind_https() {
+        let server = Server::registry(None, vec![]).await;
+        for (url, force, ca) in [
+            (format!("https://127.0.0.1:{}", server.port), false, false),
+            (format!("https://127.0.0.1:{}", server.port), true, false),
+            (format!("127.0.0.1:{}", server.port), false, true),
+            // No private address: nothing insecure without the flag.
+            (format!("127.0.0.2:{}", server.port), false, false),
+        ] {
+            let (mut settings, _) = settings(&url);
+            settings.force_insecure = force;
+            settings.ca_pem = ca.then(|| Authority::new().pem());
+            let failure = failure(settings).await;
+            assert_says(
+                &failure,
+                "/\": http: server gave HTTP response to HTTPS client",
+                "--registry-url=http://",
+            );
+        }
+        assert!(server.seen().iter().all(|seen| seen.authorization.is_none()), "the token was sent");
+    }
+
+    #[tokio::test]
+    async fn plain_http_where_it_is_allowed_and_announced() {
+        let server = Server::registry(None, vec![]).await;
+        for (url, force, kubeconfig) in [
+            (format!("http://127.0.0.2:{}", server.port), false, false),
+            (format!("127.0.0.1:{}", server.port), false, false),
+            (format!("127.0.0.2:{}", server.port), true, false),
+            (format!("127.0.0.2:{}", server.port), false, true),
+        ] {
+            let (mut settings, warnings) = settings(&url);
+            settings.force_insecure = force;
+            settings.kubeconfig_insecure = kubeconfig;
+            let registry = connect(settings, token("good")).await.unwrap();
+            assert_eq!(registry.protection(), Protection::Plain, "{url}");
+            let warnings = warnings.lock().unwrap();
+            assert_eq!(warnings.len(), 1, "{url}");
+            assert!(warnings[0].contains("plain http"), "{warnings:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn verification_is_skipped_where_that_is_allowed_and_announced() {
+        let server = Server::registry(Some(Authority::new().server(&["other.svc"])), vec![]).await;
+        for (url, force) in [
+            (format!("127.0.0.1:{}", server.port), false),
+            (format!("127.0.0.2:{}", server.port), true),
+            (format!("https://127.0.0.2:{}", server.port), true),
+        ] {
+            let (mut settings, warnings) = settings(&url);
+            settings.force_insecure = force;
+            let registry = connect(settings, token("good")).await.unwrap();
+            assert_eq!(registry.protection(), Protection::Unverified, "{url}");
+            assert!(warnings.lock().unwrap()[0].contains("certificate is not verified"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_error_never_leads_to_plain_http() {
+        let attempts = candidates(
+            &RegistryUrl::parse("10.0.0.1").unwrap(),
+            Allowance { force_insecure: true, ..Allowance::default() },
+        );
+        let error = |cause| PingError::NoAnswer { protection: Protection::Verified, cause };
+        let next = |made: usize, error: &PingError| {
+            following(&attempts, attempts[made], error).map(|next| next.protection)
+        };
+        let certificate = error(Cause::UnknownAuthority(String::new()));
+        assert_eq!(next(0, &certificate), Some(Protection::Unverified));
+        assert_eq!(next(1, &certificate), None);
+        assert_eq!(next(0, &error(Cause::HttpAnswer)), Some(Protection::Plain));
+        assert_eq!(next(2, &error(Cause::HttpAnswer)), None);
+        for cause in [
+            Cause::NoTls,
+            Cause::ConnectionRefused(String::new()),
+            Cause::Timeout(String::new()),
+            Cause::MalformedAnswer(String::new()),
+            Cause::Other("EOF".to_owned()),
+        ] {
+            assert_eq!(next(0, &error(cause)), None);
+        }
+        assert_eq!(next(0, &PingError::Status { status: StatusCode::BAD_REQUEST, redirect: None }), None);
+    }
+
+    #[tokio::test]
+    async fn an_https_server_spoken_to_in_http() {
+        let rustls = Server::registry(Some(Authority::new().server(&["localhost"])), vec![]).await;
+        let (given, _) = settings(&format!("http://localhost:{}", rustls.port));
+        assert_says(&failure(given).await, "malformed HTTP response", "--registry-url=https://localhost");
+        let go = Server::start(None, |_| {
+            b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n".to_vec()
+        })
+        .await;
+        // HTTP/1.0 without a length ends with the connection, which the small server does not end.
+        let (mut given, _) = settings(&format!("http://localhost:{}", go.port));
+        given.limits.answer = Duration::from_millis(300);
+        assert_says(
+            &failure(given).await,
+            ": unexpected status: 400 Bad Request",
+            "--registry-url=https://localhost",
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_given_with_http_and_a_ca_is_a_mistake() {
+        let (mut settings, _) = settings("http://localhost:1");
+        settings.ca_pem = Some(Authority::new().pem());
+        let failure = connect(settings, token("good")).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_says(
+            &failure,
+            "--certificate-authority cannot be specified for insecure http protocol",
+            "https://",
+        );
+    }
+
+    #[tokio::test]
+    async fn nobody_listens() {
+        let port = Server::registry(None, vec![]).await.port;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (settings, _) = settings(&format!("127.0.0.1:{port}"));
+        let failure = failure(settings).await;
+        assert_says(&failure, "connect: connection refused", REACHABLE);
+        assert_says(
+            &failure,
+            &format!("Get \"https://127.0.0.1:{port}/\": dial tcp"),
+            "oc get route -n openshift-image-registry",
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_resolved() {
+        let (mut settings, _) = settings("https://no-such-host.invalid:5000");
+        settings.limits.connect = Duration::from_secs(20);
+        settings.limits.answer = Duration::from_secs(20);
+        settings.address.origin = Origin::Streams;
+        let failure = failure(settings).await;
+        assert_says(&failure, "dial tcp: lookup no-such-host.invalid: no such host", REACHABLE);
+        assert_says(
+            &failure,
+            "failed to ping registry https://no-such-host.invalid:5000: Get ",
+            "oc get route -n",
+        );
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_in_time() {
+        let silent = Server::start(None, |_| b"\r\n".to_vec()).await;
+        let (mut given, _) = settings(&format!("http://localhost:{}", silent.port));
+        given.limits.answer = Duration::from_millis(100);
+        assert_says(&failure(given).await, "context deadline exceeded", REACHABLE);
+        // Nobody accepts: the kernel takes the connection, and no TLS follows.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut given, _) = settings(&format!("127.0.0.1:{}", listener.local_addr().unwrap().port()));
+        given.limits.connect = Duration::from_millis(100);
+        assert_says(&failure(given).await, "i/o timeout", REACHABLE);
+    }
+
+    #[tokio::test]
+    async fn the_old_health_endpoint_is_asked_too() {
+        let server = Server::start(None, |seen| match seen.request.as_str() {
+            "GET /" => reply(404, &[], ""),
+            "GET /healthz" => recording("ping.healthz"),
+            _ => fake::log_in(seen),
+        })
+        .await;
+        let (settings, _) = settings(&format!("http://localhost:{}", server.port));
+        connect(settings, token("good")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_registry_gets_no_token() {
+        let page = |_: &fake::Seen| reply(200, &[("Content-Type", "text/html")], "<html>Log in</html>");
+        let server = Server::start(None, page).await;
+        let (given, _) = settings(&format!("http://localhost:{}", server.port));
+        let text = failure(given).await;
+        assert_says(
+            &text,
+            "/v2/ answered 200 OK (a web page), but it is not an image registry",
+            "the token was not sent",
+        );
+        assert!(server.seen().iter().all(|seen| seen.authorization.is_none()));
+
+        let elsewhere = Server::registry(None, vec![]).await;
+        let location = format!("http://localhost:{}/", elsewhere.port);
+        let server = Server::start(None, move |_| reply(302, &[("Location", &location)], "")).await;
+        let (given, _) = settings(&format!("http://localhost:{}", server.port));
+        let text = failure(given).await;
+        assert_says(
+            &text,
+            "unexpected status: 302 Found (a redirect to http://localhost:",
+            "is not the image registry",
+        );
+        assert!(elsewhere.seen().is_empty(), "a redirect was followed");
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_is_named_and_not_printed() {
+        let server = Server::registry(None, vec![]).await;
+        let (given, _) = settings(&format!("http://localhost:{}", server.port));
+        let failure = connect(given.clone(), token("old")).await.unwrap_err();
+        assert_says(&failure, "the token was refused by the registry: 401 Unauthorized", "oc whoami -t");
+        assert!(!failure.to_string().contains("old"), "{failure}");
+        let (source, forced) = fake::renewable("old", "new");
+        connect(given, source).await.unwrap();
+        assert_eq!(*forced.lock().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn without_a_token_nothing_is_sent() {
+        let server = Server::registry(None, vec![]).await;
+        for none in [None, Some("")] {
+            let (given, _) = settings(&format!("http://localhost:{}", server.port));
+            let source: TokenSource = Arc::new(move |_| Box::pin(async move { Ok(none.map(Into::into)) }));
+            let failure = connect(given, source).await.unwrap_err();
+            assert_says(&failure, "no bearer token to log in to the registry with", "oc login");
+            assert_says(&failure, "", "--token=$(oc create token pruner -n openshift-image-registry)");
+        }
+        assert!(server.seen().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_busy_registry_is_asked_again_but_not_for_ever() {
+        let server = Server::start(None, |_| reply(503, &[("Retry-After", "3600")], "")).await;
+        let (given, _) = settings(&format!("http://localhost:{}", server.port));
+        assert_says(&failure(given).await, "unexpected status: 503 Service Unavailable", ROUTE);
+        let asked: Vec<_> = server.seen().into_iter().map(|seen| seen.request).collect();
+        assert_eq!(asked, ["GET /", "GET /", "GET /healthz", "GET /healthz"]);
+    }
+}

@@ -1,0 +1,49 @@
+//! Finds the registry, chooses a connection, logs in and deletes. Knows HTTP; what goes is decided elsewhere.
+//!
+//! [`choose`] says which host it is, [`connect`] reaches it and yields a [`Registry`], whose methods send one request
+//! each. The decisions (which host, which protection, what an answer means) are pure functions beside the I/O.
+//!
+//! The token goes only to a host that the server computed or the administrator named, only over a connection that
+//! the rules of [`candidates`] allow, only to what has shown itself to be an image registry, and never along a
+//! redirect.
+
+mod address;
+mod answer;
+mod cause;
+mod client;
+mod connect;
+#[cfg(test)]
+mod fake;
+mod name;
+mod security;
+mod text;
+mod transport;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use secrecy::SecretString;
+
+pub use address::{Address, Origin, RegistryUrl, Scheme, choose};
+pub use answer::{Deletion, RegistryError};
+pub use client::Registry;
+pub use connect::{Announce, SERVICE_CA, Settings, connect};
+pub use security::{Allowance, Attempt, Condition, Protection, Reason, candidates};
+pub use transport::Limits;
+
+use crate::error::Failure;
+
+/// Which token is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refresh {
+    /// The one in hand, or a new one if that is known to have expired.
+    Cached,
+    /// A new one: the one in hand was refused.
+    Force,
+}
+
+/// Where the bearer token comes from: kubeconfig, flag, token file or exec plugin.
+///
+/// Nothing means that the login has no bearer token (a client certificate, say).
+pub type TokenSource =
+    Arc<dyn Fn(Refresh) -> BoxFuture<'static, Result<Option<SecretString>, Failure>> + Send + Sync>;
