@@ -6,7 +6,7 @@ use super::decode::{
     self, AnyObject, BuildObject, CronJobObject, DecodeError, ImageObject, ImageReader, LimitRangeObject,
     NamespaceObject, PageMetadata, PodObject, Refers, RevisionObject, StreamObject, TemplateObject,
 };
-use crate::model::{Id, Inventory, Kind, LimitRange, Referrer, Stream, Target};
+use crate::model::{Id, Inventory, Kind, LimitRange, Names, Referrer, Stream, Target};
 
 /// What a list holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +138,17 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Parts that go on with names that are already interned.
+    pub(super) fn with_names(names: Names) -> Self {
+        Self { images: ImageReader { names, ..ImageReader::default() }, ..Self::default() }
+    }
+
+    /// The names and the streams, sorted.
+    pub(super) fn into_streams(mut self) -> (Names, Vec<Stream>) {
+        sort_streams(&mut self.streams);
+        (self.images.names, self.streams)
+    }
+
     /// Forgets what a list gave so far: it is read again from its start.
     pub(super) fn restart(&mut self, list: &List) {
         self.objects = 0;
@@ -261,7 +272,7 @@ impl Parts {
             ..
         } = self;
         let ImageReader { mut names, images, managed_hosts, undecodable, .. } = images;
-        streams.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        sort_streams(&mut streams);
         protected_namespaces.sort_unstable();
         referrers.sort_by(|a, b| (&a.kind, &a.namespace, &a.name).cmp(&(&b.kind, &b.namespace, &b.name)));
         for mention in referrers.iter().flat_map(|referrer| &referrer.mentions) {
@@ -272,8 +283,12 @@ impl Parts {
     }
 }
 
+fn sort_streams(streams: &mut [Stream]) {
+    streams.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+}
+
 /// Digests that are referred to get an id, even if nothing has them yet: an image may appear under one.
-fn intern(names: &mut crate::model::Names, target: &Target) -> Option<Id> {
+fn intern(names: &mut Names, target: &Target) -> Option<Id> {
     match target {
         Target::Image { digest, .. } | Target::Digest(digest) => Some(names.intern(digest)),
         Target::Invalid { readable, .. } => readable.as_deref().and_then(|target| intern(names, target)),

@@ -2,5 +2,9 @@
 
 mod decode;
 mod lists;
+mod read;
 
 pub use lists::{Absence, Content, List, Parts, Read, read_lists};
+pub use read::{
+    Event, ResourceName, Scope, add_appeared, image_path, read, reduce_stream, reread_streams, stream_path,
+};

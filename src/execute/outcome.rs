@@ -1,0 +1,169 @@
+//! What was done, what failed and what was spared.
+
+use std::sync::{Mutex, PoisonError};
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Event, Signal};
+
+/// One change, confirmed by the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Change {
+    /// Items were removed from the status of an image stream.
+    Items {
+        /// `namespace/stream`.
+        repository: String,
+        /// How many.
+        items: usize,
+    },
+    /// A manifest link is gone from a repository.
+    ManifestLink {
+        /// `namespace/stream`.
+        repository: String,
+        /// The manifest.
+        digest: String,
+    },
+    /// A layer link is gone from a repository.
+    LayerLink {
+        /// `namespace/stream`.
+        repository: String,
+        /// The blob.
+        digest: String,
+    },
+    /// A blob is gone from the registry's storage.
+    Blob {
+        /// The blob.
+        digest: String,
+        /// Its size, where an Image tells it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+    },
+    /// An Image object is gone.
+    Image {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// How much was done; links and blobs that were gone already count, as in the reference implementation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Image objects.
+    pub images: usize,
+    /// Tag event items.
+    pub image_stream_tag_items: usize,
+    /// Image streams that lost items.
+    pub image_streams: usize,
+    /// Layer links.
+    pub layer_links: usize,
+    /// Manifest links.
+    pub manifest_links: usize,
+    /// Blobs, manifests included.
+    pub blobs: usize,
+    /// The bytes of the blobs whose size an Image tells.
+    pub bytes: u64,
+    /// How many of the blobs have a size that no Image tells: most manifests.
+    pub blobs_of_unknown_size: usize,
+}
+
+/// An object that could not be pruned. The next run tries again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedObject {
+    /// What was to be done: `delete blob`, `update image stream`, ….
+    pub failed: &'static str,
+    /// Why it failed.
+    pub cause: String,
+    /// The object.
+    pub object: String,
+}
+
+/// Something that was planned, and stays because of what happened meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Spared {
+    /// The image or blob.
+    pub object: String,
+    /// Why it stays: `referencedNewly` (something names it now), `failedRemoval` (an image that names it could not
+    /// be deleted).
+    pub reason: &'static str,
+}
+
+/// What a confirmed run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// How much was done.
+    pub deleted: Counts,
+    /// Every change, in the order in which the servers confirmed them.
+    pub changes: Vec<Change>,
+    /// What could not be pruned.
+    pub failures: Vec<FailedObject>,
+    /// What was planned and stays.
+    pub spared: Vec<Spared>,
+    /// The signal that ended the run early: `SIGINT` or `SIGTERM`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interrupted: Option<&'static str>,
+}
+
+/// Collects what happens and passes it on.
+pub(super) struct Ledger<'a> {
+    tell: &'a (dyn Fn(Event<'_>) + Sync),
+    outcome: Mutex<Outcome>,
+}
+
+impl<'a> Ledger<'a> {
+    pub(super) fn new(tell: &'a (dyn Fn(Event<'_>) + Sync)) -> Self {
+        Self { tell, outcome: Mutex::default() }
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Outcome)) {
+        // A panic elsewhere leaves the lists as true as they were.
+        change(&mut self.outcome.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn changed(&self, change: Change) {
+        (self.tell)(Event::Changed(&change));
+        self.with(|outcome| {
+            let counts = &mut outcome.deleted;
+            match &change {
+                Change::Items { items, .. } => {
+                    counts.image_stream_tag_items += items;
+                    counts.image_streams += 1;
+                }
+                Change::ManifestLink { .. } => counts.manifest_links += 1,
+                Change::LayerLink { .. } => counts.layer_links += 1,
+                Change::Blob { bytes, .. } => {
+                    counts.blobs += 1;
+                    counts.bytes += bytes.unwrap_or(0);
+                    counts.blobs_of_unknown_size += usize::from(bytes.is_none());
+                }
+                Change::Image { .. } => counts.images += 1,
+            }
+            outcome.changes.push(change);
+        });
+    }
+
+    pub(super) fn failed(&self, failed: FailedObject) {
+        (self.tell)(Event::Failed(&failed));
+        self.with(|outcome| outcome.failures.push(failed));
+    }
+
+    pub(super) fn spared(&self, spared: Spared) {
+        (self.tell)(Event::Spared(&spared));
+        self.with(|outcome| outcome.spared.push(spared));
+    }
+
+    pub(super) fn finish(self, signal: Option<Signal>) -> Outcome {
+        let mut outcome = self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcome.failures.sort();
+        outcome.interrupted = signal.map(|signal| match signal {
+            Signal::Interrupt => "SIGINT",
+            Signal::Terminate => "SIGTERM",
+        });
+        outcome
+    }
+}

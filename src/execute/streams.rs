@@ -1,0 +1,245 @@
+//! Stage 1: the status of a stream, then its manifest links, then its layer links.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::Value;
+
+use super::{Change, FailedObject, Run};
+use crate::cluster::{ApiError, ApiRequest};
+use crate::inventory::{self, stream_path};
+use crate::model::{Id, Stream};
+use crate::plan::{ItemVerdict, StreamDecision, missing_images, needed_in_repository};
+
+/// How often a stream that keeps changing is decided about anew.
+const ATTEMPTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// What the update of a stream removed, and which links go now.
+#[derive(Debug, Default)]
+struct Removed {
+    images: BTreeSet<Id>,
+    manifest_links: Vec<Id>,
+    layer_links: Vec<Id>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Manifest,
+    Layer,
+}
+
+impl Run<'_> {
+    /// Prunes all streams; returns the images whose items went.
+    pub(super) async fn streams(&self) -> BTreeSet<Id> {
+        let work: Vec<(Stream, StreamDecision)> = {
+            let inventory = self.inventory.read().await;
+            let pairs = inventory.streams.iter().zip(&self.plan.streams);
+            let changing = pairs.filter(|(_, decision)| decision.removed() > 0);
+            changing.map(|(stream, decision)| (stream.clone(), decision.clone())).collect()
+        };
+        let results = futures::stream::iter(work).map(|(stream, decision)| async move {
+            if self.goes_on() { self.stream(&stream, &decision).await } else { BTreeSet::new() }
+        });
+        let removed: Vec<BTreeSet<Id>> = results.buffer_unordered(self.tools.workers).collect().await;
+        removed.into_iter().flatten().collect()
+    }
+
+    async fn stream(&self, stream: &Stream, planned: &StreamDecision) -> BTreeSet<Id> {
+        let repository = stream.repository();
+        match self.update(stream, planned).await {
+            Ok(Removed { images, manifest_links, layer_links }) => {
+                self.links(&repository, &manifest_links, Link::Manifest).await;
+                self.links(&repository, &layer_links, Link::Layer).await;
+                images
+            }
+            Err(cause) => {
+                self.ledger.failed(FailedObject { failed: "update image stream", object: repository, cause });
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// Updates the status; on a conflict the stream is fetched and decided about again.
+    async fn update(&self, stream: &Stream, planned: &StreamDecision) -> Result<Removed, String> {
+        // An update whose answer was lost may have been made: then the next look finds its items gone, and without
+        // this memory its links would be left behind for ever.
+        let mut unanswered: Option<(Stream, StreamDecision)> = None;
+        let mut last = String::new();
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                let pause = FIRST_PAUSE * 2_u32.pow(attempt - 1);
+                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            }
+            let Some((mut object, fresh)) = self.fetch(stream).await? else { return Ok(Removed::default()) };
+            let decision = if fresh.resource_version == stream.resource_version {
+                planned.clone()
+            } else {
+                self.decide_anew(&fresh).await?
+            };
+            let made = unanswered.take().filter(|(before, decision)| was_made(before, decision, &fresh));
+            let made = made.as_ref().map(|(_, decision)| decision);
+            if decision.removed() == 0 {
+                return Ok(self.removed(&fresh, made.as_slice(), &fresh).await);
+            }
+            let after = remove_items(&mut object, &fresh, &decision)?;
+            let body = serde_json::to_vec(&object).map_err(|error| error.to_string())?;
+            let request = ApiRequest::put(format!("{}/status", stream_path(stream)), Bytes::from(body)).once();
+            let permit = self.permits.acquire().await;
+            let answer = self.tools.cluster.request(request).await;
+            drop(permit);
+            match answer {
+                Ok(_) => {
+                    let made: Vec<&StreamDecision> = made.into_iter().chain([&decision]).collect();
+                    return Ok(self.removed(&fresh, &made, &after).await);
+                }
+                Err(ApiError::NotFound { .. }) => return Ok(Removed::default()),
+                Err(error @ ApiError::Conflict { .. }) => {
+                    last = error.to_string();
+                    if let Some(made) = made {
+                        // What an earlier update removed is still to be told of and followed by its links.
+                        unanswered = Some((fresh, made.clone()));
+                    }
+                }
+                Err(error) if error.is_transient() => {
+                    last = error.to_string();
+                    unanswered = Some((fresh, decision));
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err(format!("{last} (given up after {ATTEMPTS} attempts)"))
+    }
+
+    /// The stream as it is, whole and reduced; nothing if it is gone.
+    async fn fetch(&self, stream: &Stream) -> Result<Option<(Value, Stream)>, String> {
+        let permit = self.permits.acquire().await;
+        let answer = self.tools.cluster.request(ApiRequest::get(stream_path(stream))).await;
+        drop(permit);
+        let body = match answer {
+            Ok(response) => response.body,
+            Err(ApiError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.to_string()),
+        };
+        let object: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let fresh = inventory::reduce_stream(&mut *self.inventory.write().await, &body)?;
+        Ok(Some((object, fresh)))
+    }
+
+    async fn decide_anew(&self, fresh: &Stream) -> Result<StreamDecision, String> {
+        let mut inventory = self.inventory.write().await;
+        let missing = missing_images(&inventory, &self.plan.rules, std::slice::from_ref(fresh));
+        let added = inventory::add_appeared(self.tools.cluster, &mut inventory, &missing).await;
+        added.map_err(|failure| failure.message)?;
+        Ok(self.plan.decide_stream(&inventory, fresh))
+    }
+
+    /// Tells of the updates that were made, and says which links go: what the stream names afterwards stays.
+    async fn removed<D: std::borrow::Borrow<StreamDecision>>(
+        &self,
+        stream: &Stream,
+        made: &[D],
+        after: &Stream,
+    ) -> Removed {
+        let mut removed = Removed::default();
+        if made.is_empty() {
+            return removed;
+        }
+        let items = made.iter().map(|decision| decision.borrow().removed()).sum();
+        self.ledger.changed(Change::Items { repository: stream.repository(), items });
+        let needed = match made {
+            // The links of one decision are those that it leaves unneeded: nothing to take back.
+            [_] if !std::ptr::eq(stream, after) => BTreeSet::new(),
+            _ => needed_in_repository(&*self.inventory.read().await, after),
+        };
+        for decision in made.iter().map(std::borrow::Borrow::borrow) {
+            let gone = decision.items.iter().filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)));
+            removed.images.extend(gone.map(|item| item.image));
+            for (all, links) in [
+                (&mut removed.manifest_links, &decision.manifest_links),
+                (&mut removed.layer_links, &decision.layer_links),
+            ] {
+                let unneeded = links.iter().filter(|link| !needed.contains(link)).copied();
+                let new: Vec<Id> = unneeded.filter(|link| !all.contains(link)).collect();
+                all.extend(new);
+            }
+        }
+        removed
+    }
+
+    async fn links(&self, repository: &str, links: &[Id], kind: Link) {
+        let Some(registry) = self.tools.registry else { return };
+        let digests: Vec<String> = {
+            let inventory = self.inventory.read().await;
+            links.iter().map(|id| inventory.names.text(*id).into_owned()).collect()
+        };
+        // The permits bound what is in flight; the links of one large stream do not wait for each other.
+        let deletions = futures::stream::iter(digests).map(|digest| async move {
+            let permit = self.permits.acquire().await;
+            let result = match kind {
+                Link::Manifest => registry.delete_manifest_link(repository, &digest).await,
+                Link::Layer => registry.delete_layer_link(repository, &digest).await,
+            };
+            drop(permit);
+            match result {
+                Ok(_) => {
+                    let repository = repository.to_owned();
+                    self.ledger.changed(match kind {
+                        Link::Manifest => Change::ManifestLink { repository, digest },
+                        Link::Layer => Change::LayerLink { repository, digest },
+                    });
+                }
+                Err(error) => self.ledger.failed(FailedObject {
+                    failed: match kind {
+                        Link::Manifest => "delete manifest link",
+                        Link::Layer => "delete layer link",
+                    },
+                    object: format!("{repository}@{digest}"),
+                    cause: error.to_string(),
+                }),
+            }
+        });
+        deletions.buffer_unordered(self.tools.workers).collect::<()>().await;
+    }
+}
+
+/// Whether the update that `decision` asked of `before` shows in the stream as it is now: none of its items is left.
+fn was_made(before: &Stream, decision: &StreamDecision, now: &Stream) -> bool {
+    decision.items.iter().filter(|item| matches!(item.verdict, ItemVerdict::Remove(_))).all(|item| {
+        let Some(tag) = before.tags.get(item.tag as usize) else { return false };
+        let Some(old) = tag.items.get(item.position as usize) else { return false };
+        now.tags.iter().filter(|candidate| candidate.name == tag.name).all(|tag| !tag.items.contains(old))
+    })
+}
+
+/// Takes the removed items out of the object; tags without items go, too (those with conditions only as well).
+/// Returns the stream as it will be.
+fn remove_items(object: &mut Value, stream: &Stream, decision: &StreamDecision) -> Result<Stream, String> {
+    let changed = || "the image stream's status.tags is not what was decided about".to_owned();
+    let tags = object.pointer_mut("/status/tags").and_then(Value::as_array_mut).ok_or_else(changed)?;
+    let mut after = stream.clone();
+    if tags.len() != after.tags.len() {
+        return Err(changed());
+    }
+    let goes: BTreeSet<(usize, usize)> = decision
+        .items
+        .iter()
+        .filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)))
+        .map(|item| (item.tag as usize, item.position as usize))
+        .collect();
+    for (tag_position, (tag, reduced)) in tags.iter_mut().zip(&mut after.tags).enumerate() {
+        let mut positions = 0..;
+        reduced.items.retain(|_| !positions.next().is_some_and(|position| goes.contains(&(tag_position, position))));
+        let Some(items) = tag.get_mut("items").and_then(Value::as_array_mut) else { continue };
+        let mut positions = 0..;
+        items.retain(|_| !positions.next().is_some_and(|position| goes.contains(&(tag_position, position))));
+        if items.len() != reduced.items.len() {
+            return Err(changed());
+        }
+    }
+    tags.retain(|tag| tag.get("items").and_then(Value::as_array).is_some_and(|items| !items.is_empty()));
+    after.tags.retain(|tag| !tag.items.is_empty());
+    Ok(after)
+}

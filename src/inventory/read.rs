@@ -1,0 +1,289 @@
+//! The reading itself: pages, several lists in flight, restarts.
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+use super::decode::{self, DecodeError};
+use super::lists::{Absence, Content, List, Parts, Read};
+use crate::cluster::{ApiError, ApiRequest, ApiResponse, Cluster};
+use crate::error::Failure;
+use crate::model::{Id, Inventory, Stream};
+
+/// Objects in a page, as kubectl asks for.
+const PAGE_LIMIT: usize = 500;
+/// The largest page that is taken, in bytes. A larger one is asked for again in smaller pieces.
+const PAGE_BYTES: usize = 128 << 20;
+/// How often a list whose continue token expired is started again.
+const RESTARTS: usize = 4;
+/// How often a list with a page that is no JSON is started again: something between us and the server may have cut it.
+const MALFORMED_RETRIES: usize = 2;
+/// How many lists are read at once.
+const LISTS_IN_FLIGHT: usize = 6;
+/// How many single objects are asked for at once.
+const GETS_IN_FLIGHT: usize = 16;
+
+/// What is to be read.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// `--namespace`: only these streams and limits; referrers are always read cluster-wide.
+    pub namespace: Option<String>,
+    /// `--referrers-from`: resources whose objects protect images, too.
+    pub referrers_from: Vec<ResourceName>,
+}
+
+/// A resource as kubectl writes it: `resource`, `resource.group` or `resource.version.group`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceName {
+    /// The plural name.
+    pub resource: String,
+    /// The version, if it was given.
+    pub version: Option<String>,
+    /// The group; empty for core.
+    pub group: String,
+}
+
+/// What happens while reading, for progress and logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// So many objects of this resource so far.
+    Progress(String, usize),
+    /// The list expired and starts again.
+    Restarted(String),
+    /// The list cannot be read, and need not be.
+    Skipped(String, String),
+}
+
+/// Reads every list of the inventory.
+///
+/// # Errors
+/// A list that may not be read stops the run, with the right that is missing; so does one that cannot be decoded.
+pub async fn read(cluster: &Cluster, scope: &Scope, tell: &(dyn Fn(Event) + Sync)) -> Result<Read, Failure> {
+    let mut others = List::others();
+    for name in &scope.referrers_from {
+        others.push(resolve(cluster, name).await?);
+    }
+    let images_then_streams = async {
+        let mut parts = Parts::default();
+        read_list(cluster, &List::images(), None, &mut parts, tell).await?;
+        read_list(cluster, &List::image_streams(), scope.namespace.as_deref(), &mut parts, tell).await?;
+        Ok(parts)
+    };
+    let rest = futures::stream::iter(others).map(|list| async move {
+        let namespace = scope.namespace.as_deref().filter(|_| list.content == Content::LimitRanges);
+        let mut parts = Parts::default();
+        read_list(cluster, &list, namespace, &mut parts, tell).await?;
+        Ok(parts)
+    });
+    let rest = rest.buffered(LISTS_IN_FLIGHT).try_collect::<Vec<Parts>>();
+    let (mut parts, rest) = tokio::try_join!(images_then_streams, rest)?;
+    for other in rest {
+        parts.merge(other);
+    }
+    Ok(parts.finish())
+}
+
+async fn read_list(
+    cluster: &Cluster,
+    list: &List,
+    namespace: Option<&str>,
+    parts: &mut Parts,
+    tell: &(dyn Fn(Event) + Sync),
+) -> Result<(), Failure> {
+    let doing = format!("list {}", list.qualified());
+    match pages(cluster, list, namespace, parts, tell).await {
+        Ok(()) => Ok(()),
+        Err(PageError::Api(ApiError::NotFound { .. })) if list.absence != Absence::Stops => {
+            tell(Event::Skipped(list.qualified(), "the server does not serve it".into()));
+            Ok(())
+        }
+        Err(PageError::Api(error @ ApiError::Forbidden { .. })) if list.absence == Absence::MayBeUnreadable => {
+            tell(Event::Skipped(list.qualified(), error.to_string()));
+            Ok(())
+        }
+        Err(PageError::Api(error)) => Err(cluster.failure(&error, &doing)),
+        Err(PageError::Decode(error)) => Err(Failure::nothing_changed(format!("{doing}: {error}"))
+            .hint(format!("look at what the server answers: oc get --raw '{}?limit=1'", list.path(namespace)))),
+    }
+}
+
+#[derive(Debug)]
+enum PageError {
+    Api(ApiError),
+    Decode(DecodeError),
+}
+
+async fn pages(
+    cluster: &Cluster,
+    list: &List,
+    namespace: Option<&str>,
+    parts: &mut Parts,
+    tell: &(dyn Fn(Event) + Sync),
+) -> Result<(), PageError> {
+    let path = list.path(namespace);
+    let mut limit = PAGE_LIMIT;
+    let mut token = String::new();
+    let (mut restarts, mut malformed) = (0, 0);
+    loop {
+        let answer = cluster.request(ApiRequest::get(page_path(&path, limit, &token)).max_body(PAGE_BYTES)).await;
+        let page = match answer {
+            Ok(ApiResponse { body, .. }) => body,
+            Err(ApiError::Gone { .. }) if restarts < RESTARTS => {
+                // The server forgot the state that the pages show. The inconsistent token that it offers would mix
+                // two states, so the list starts again, in larger pages: it has to finish before the next
+                // compaction of etcd.
+                restarts += 1;
+                limit = if restarts == RESTARTS { 0 } else { limit.saturating_mul(4) };
+                token.clear();
+                parts.restart(list);
+                tell(Event::Restarted(list.qualified()));
+                continue;
+            }
+            Err(ApiError::BodyTooLarge { .. }) if limit != 1 => {
+                limit = if limit == 0 { PAGE_LIMIT } else { (limit / 8).max(1) };
+                continue;
+            }
+            Err(error) => return Err(PageError::Api(error)),
+        };
+        let metadata = match tokio::task::block_in_place(|| parts.page(list, &page)) {
+            Ok(metadata) => metadata,
+            Err(DecodeError::Malformed(_)) if malformed < MALFORMED_RETRIES => {
+                // Half of the page may have been taken before the fault: the list starts again.
+                malformed += 1;
+                token.clear();
+                parts.restart(list);
+                tell(Event::Restarted(list.qualified()));
+                continue;
+            }
+            Err(error) => return Err(PageError::Decode(error)),
+        };
+        tell(Event::Progress(list.qualified(), parts.objects()));
+        if metadata.next.is_empty() {
+            return Ok(());
+        }
+        token = metadata.next;
+    }
+}
+
+fn page_path(path: &str, limit: usize, token: &str) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if limit > 0 {
+        query.append_pair("limit", &limit.to_string());
+    }
+    if !token.is_empty() {
+        query.append_pair("continue", token);
+    }
+    format!("{path}?{}", query.finish())
+}
+
+/// Finds the version of a resource named with `--referrers-from`.
+async fn resolve(cluster: &Cluster, name: &ResourceName) -> Result<List, Failure> {
+    let ResourceName { resource, version, group } = name;
+    let version = match version {
+        Some(version) => version.clone(),
+        None if group.is_empty() => "v1".to_owned(),
+        None => {
+            let doing = format!("find the API group {group} of --referrers-from={resource}.{group}");
+            let answer = cluster.request(ApiRequest::get(format!("/apis/{group}"))).await;
+            let body = answer.map_err(|error| cluster.failure(&error, &doing))?.body;
+            let found: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            let preferred = found.pointer("/preferredVersion/version").and_then(serde_json::Value::as_str);
+            preferred.map(ToOwned::to_owned).ok_or_else(|| {
+                Failure::nothing_changed(format!("{doing}: the server names no preferred version"))
+                    .hint(format!("name the version: --referrers-from={resource}.VERSION.{group}"))
+            })?
+        }
+    };
+    Ok(List::of_referrers(group, &version, resource))
+}
+
+/// The path of a single Image.
+#[must_use]
+pub fn image_path(name: &str) -> String {
+    format!("/apis/image.openshift.io/v1/images/{}", segment(name))
+}
+
+/// The path of a single image stream.
+#[must_use]
+pub fn stream_path(stream: &Stream) -> String {
+    let (namespace, name) = (segment(&stream.namespace), segment(&stream.name));
+    format!("/apis/image.openshift.io/v1/namespaces/{namespace}/imagestreams/{name}")
+}
+
+/// A name as one segment of a path, whatever is in it.
+fn segment(name: &str) -> String {
+    let mut segment = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b':' => segment.push(char::from(byte)),
+            b'.' if name.trim_matches('.').is_empty() => segment.push_str("%2E"),
+            b'.' => segment.push('.'),
+            _ => segment.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    segment
+}
+
+/// Asks for images by name that the list of images did not have, and adds those that exist by now.
+///
+/// # Errors
+/// An answer other than "here it is" and "not found": nobody knows whether the image is there.
+pub async fn add_appeared(cluster: &Cluster, inventory: &mut Inventory, missing: &[Id]) -> Result<usize, Failure> {
+    let names: Vec<String> = missing.iter().map(|id| inventory.names.text(*id).into_owned()).collect();
+    let found: Vec<Option<Bytes>> = futures::stream::iter(names)
+        .map(|name| async move {
+            match cluster.request(ApiRequest::get(image_path(&name)).max_body(PAGE_BYTES)).await {
+                Ok(response) => Ok(Some(response.body)),
+                Err(ApiError::NotFound { .. }) => Ok(None),
+                Err(error) => Err(cluster.failure(&error, &format!("get image {name}"))),
+            }
+        })
+        .buffered(GETS_IN_FLIGHT)
+        .try_collect()
+        .await?;
+    let mut added = 0;
+    for body in found.into_iter().flatten() {
+        let reduced = decode::image(&body).map_err(|error| error.to_string()).and_then(|object| {
+            object.reduce(&mut inventory.names, &mut inventory.images, true)
+        });
+        reduced.map_err(|error| Failure::nothing_changed(format!("get an image that appeared meanwhile: {error}")))?;
+        added += 1;
+    }
+    Ok(added)
+}
+
+/// Reads all image streams again: what they name now is in use, whatever the first reading said.
+///
+/// # Errors
+/// As [`read`]; the inventory is then as it was.
+pub async fn reread_streams(cluster: &Cluster, inventory: &mut Inventory) -> Result<(), Failure> {
+    let mut parts = Parts::with_names(std::mem::take(&mut inventory.names));
+    let result = read_list(cluster, &List::image_streams(), None, &mut parts, &|_| {}).await;
+    let (names, streams) = parts.into_streams();
+    inventory.names = names;
+    if result.is_ok() {
+        inventory.streams = streams;
+    }
+    result
+}
+
+/// Takes what the plan needs of a single image stream.
+///
+/// # Errors
+/// The text says why it cannot be decoded.
+pub fn reduce_stream(inventory: &mut Inventory, body: &[u8]) -> Result<Stream, String> {
+    decode::stream(body).map(|object| object.reduce(&mut inventory.names)).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_leaves_its_segment() {
+        assert_eq!(segment("sha256:ab"), "sha256:ab");
+        assert_eq!(segment("../admin"), "..%2Fadmin");
+        assert_eq!(segment(".."), "%2E%2E");
+        assert_eq!(segment("a?b#c%d é"), "a%3Fb%23c%25d%20%C3%A9");
+        assert_eq!(page_path("/api/v1/pods", 500, "a b/=&"), "/api/v1/pods?limit=500&continue=a+b%2F%3D%26");
+    }
+}

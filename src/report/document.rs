@@ -1,0 +1,549 @@
+//! `PrunePlan` and `PruneResult`: the versioned documents of `-o json` and `-o yaml` (`docs/output.md`).
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::execute::Outcome;
+use crate::model::{Id, Inventory};
+use crate::plan::{
+    Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict,
+    Keep, Plan, Stage2, StreamVerdict, Use, UsedBy,
+};
+
+/// The `apiVersion` of both documents.
+pub const API_VERSION: &str = "prune-images/v1alpha1";
+
+/// Everything that would be pruned and everything that stays, with reasons.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PrunePlan {
+    /// `prune-images/v1alpha1`.
+    pub api_version: &'static str,
+    /// `PrunePlan`.
+    pub kind: &'static str,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "flattened: the schema takes the fields' own texts")]
+    pub body: PlanBody,
+}
+
+/// What was pruned, with the plan that it was made from.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PruneResult {
+    /// `prune-images/v1alpha1`.
+    pub api_version: &'static str,
+    /// `PruneResult`.
+    pub kind: &'static str,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "flattened: the schema takes the fields' own texts")]
+    pub body: PlanBody,
+    /// What was done.
+    pub result: Outcome,
+}
+
+/// What both documents have.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanBody {
+    /// The cluster, and the rules of the decision.
+    pub metadata: Metadata,
+    /// How much is planned.
+    pub summary: Summary,
+    /// Every image stream that was looked at.
+    pub image_streams: Vec<StreamEntry>,
+    /// Whether images and blobs are deleted at all: `runs`, `skippedForNamespace`, `skippedForMetadata`.
+    pub stage2: &'static str,
+    /// Every image.
+    pub images: Vec<ImageEntry>,
+    /// What `oc adm prune images` would delete and this plan keeps.
+    pub differences: Vec<DifferenceEntry>,
+    /// References that do not parse.
+    pub invalid_references: Vec<InvalidEntry>,
+    /// What else the administrator should know.
+    pub warnings: Vec<String>,
+}
+
+/// The cluster, and the rules of the decision.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// The URL of the API server.
+    pub server: String,
+    /// The time that ages are counted from (RFC 3339): the earlier of the local clock and the API server's.
+    pub now: String,
+    /// `--keep-tag-revisions`; absent with `--prune-over-size-limit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_tag_revisions: Option<u32>,
+    /// `now` minus `--keep-younger-than` (RFC 3339); absent with `--prune-over-size-limit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cutoff: Option<String>,
+    /// `--prune-over-size-limit`.
+    pub prune_over_size_limit: bool,
+    /// `--all`.
+    pub all: bool,
+    /// `--namespace`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// `--prune-registry`.
+    pub prune_registry: bool,
+    /// `--ignore-invalid-refs`.
+    pub ignore_invalid_refs: bool,
+}
+
+/// Numbers of what goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// Image objects.
+    pub images: usize,
+    /// Tag event items.
+    pub image_stream_tag_items: usize,
+    /// Image streams that lose items.
+    pub image_streams: usize,
+    /// Layer links.
+    pub layer_links: usize,
+    /// Manifest links.
+    pub manifest_links: usize,
+    /// Blobs, manifests included.
+    pub blobs: usize,
+    /// The bytes that the blobs hold in the registry's storage, each blob once, where an Image tells the size.
+    pub bytes: u64,
+    /// How many of the blobs have a size that no Image tells: most manifests.
+    pub blobs_of_unknown_size: usize,
+}
+
+/// An image stream.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamEntry {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `examined`, or why nothing in it changes: `otherNamespace`, `young`, `protected`, `metadataAbsent`.
+    pub verdict: &'static str,
+    /// Its tag event items.
+    pub items: Vec<ItemEntry>,
+    /// The digests of the manifest links that go.
+    pub manifest_links: Vec<String>,
+    /// The digests of the layer links that go.
+    pub layer_links: Vec<String>,
+    /// The bytes of those blobs of its removed items that the plan deletes; a blob that several streams lose
+    /// counts for each of them here, and once in `summary.bytes`.
+    pub bytes: u64,
+}
+
+/// A tag event item.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ItemEntry {
+    /// The tag.
+    pub tag: String,
+    /// Its position in the tag's history; 0 is the current one.
+    pub position: u32,
+    /// The image that it names.
+    pub image: String,
+    /// When the tag began to point at the image (RFC 3339); absent if the item does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// `keep` or `remove`.
+    pub decision: &'static str,
+    /// The rule that decided: see `docs/decision.md`.
+    pub reason: &'static str,
+    /// Who refers to it, where a referrer decided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<ReferrerEntry>,
+}
+
+/// A reference that decided.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferrerEntry {
+    /// `pod`, `replicationcontroller`, ….
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Where in it the reference stands, for instance `container app`; empty for a build strategy.
+    pub place: String,
+}
+
+/// An image.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageEntry {
+    /// Its name: the manifest's digest.
+    pub name: String,
+    /// `keep` or `delete`.
+    pub decision: &'static str,
+    /// The rule that decided: see `docs/decision.md`.
+    pub reason: &'static str,
+    /// What names it: `namespace/stream:tag`, or the digest of an index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<String>,
+    /// Who refers to it, where a referrer decided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<ReferrerEntry>,
+    /// The blobs that go with it: each blob stands with the last image that names it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<BlobEntry>,
+    /// The bytes of these blobs.
+    pub bytes: u64,
+}
+
+/// A blob that goes.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BlobEntry {
+    /// Its digest.
+    pub digest: String,
+    /// Its size, where an Image tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+/// What `oc adm prune images` would delete and this plan keeps.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DifferenceEntry {
+    /// `item`, `manifestLink`, `layerLink`, `image`, `blob`.
+    pub kind: &'static str,
+    /// `namespace/stream:tag@position`, `namespace/stream@digest`, or a digest.
+    pub object: String,
+    /// Why it stays.
+    pub reason: Difference,
+    /// Who refers to it, where a referrer decided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<ReferrerEntry>,
+}
+
+/// A reference that does not parse.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InvalidEntry {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub referrer: ReferrerEntry,
+    /// The reference implementation's line about it.
+    pub message: String,
+}
+
+/// A time in seconds as RFC 3339; `None` for Go's zero time.
+fn time(seconds: i64) -> Option<String> {
+    jiff::Timestamp::from_second(seconds).ok().filter(|_| seconds != i64::MIN).map(|time| time.to_string())
+}
+
+/// The reason code of an item.
+#[must_use]
+pub fn item_reason(verdict: ItemVerdict) -> &'static str {
+    match verdict {
+        ItemVerdict::Keep(keep, _) => match keep {
+            ItemKeep::Young => "young",
+            ItemKeep::TagReferenced => "tagReferenced",
+            ItemKeep::ImageAppeared => "imageAppeared",
+            ItemKeep::Revision => "keepTagRevisions",
+            ItemKeep::WithinSizeLimit => "withinSizeLimit",
+            ItemKeep::ImageReferenced => "imageReferenced",
+            ItemKeep::SubmanifestReferenced(_) => "submanifestReferenced",
+            ItemKeep::Protected => "protected",
+        },
+        ItemVerdict::Remove(remove) => match remove {
+            ItemRemove::ImageMissing => "imageMissing",
+            ItemRemove::Unreferenced => "unreferenced",
+            ItemRemove::OverSizeLimit => "overSizeLimit",
+        },
+    }
+}
+
+/// The reason code of an image.
+#[must_use]
+pub fn image_reason(verdict: ImageVerdict) -> &'static str {
+    match verdict {
+        ImageVerdict::Delete => "unused",
+        ImageVerdict::KeepStage2Skipped => "stage2Skipped",
+        ImageVerdict::KeepUsed(UsedBy::Item { .. }, _) => "usedByItem",
+        ImageVerdict::KeepUsed(UsedBy::Index(_), _) => "usedByIndex",
+        ImageVerdict::KeepNotManaged => "notManaged",
+        ImageVerdict::KeepYoung => "young",
+        ImageVerdict::KeepAppeared => "imageAppeared",
+        ImageVerdict::KeepNotPlanned => "notPlanned",
+        ImageVerdict::KeepReferenced(..) => "referencedByDigest",
+        ImageVerdict::KeepProtected => "protected",
+    }
+}
+
+/// The code of a stream's verdict.
+#[must_use]
+pub fn stream_verdict(verdict: StreamVerdict) -> &'static str {
+    match verdict {
+        StreamVerdict::Examined => "examined",
+        StreamVerdict::OtherNamespace => "otherNamespace",
+        StreamVerdict::Young => "young",
+        StreamVerdict::Protected => "protected",
+        StreamVerdict::MetadataAbsent(_) => "metadataAbsent",
+    }
+}
+
+/// Reads a plan for people and programs: names instead of ids.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// What the plan was made from.
+    pub inventory: &'a Inventory,
+    /// The plan.
+    pub plan: &'a Plan,
+}
+
+impl<'a> View<'a> {
+    /// A name as text.
+    #[must_use]
+    pub fn text(&self, id: Id) -> String {
+        self.inventory.names.text(id).into_owned()
+    }
+
+    /// References as entries.
+    #[must_use]
+    pub fn referrers(&self, uses: &[Use]) -> Vec<ReferrerEntry> {
+        let entry = |place: &Use| {
+            let (referrer, mention) = (place.referrer(self.inventory), place.mention(self.inventory));
+            ReferrerEntry {
+                kind: referrer.kind.word().to_owned(),
+                namespace: referrer.namespace.to_string(),
+                name: referrer.name.to_string(),
+                place: mention.place.to_string(),
+            }
+        };
+        uses.iter().map(entry).collect()
+    }
+
+    /// Who decided that an item stays.
+    #[must_use]
+    pub fn item_referrers(&self, stream: usize, item: &ItemDecision) -> &'a [Use] {
+        let of_stream = &self.inventory.streams[stream];
+        let repository = of_stream.repository();
+        match item.verdict {
+            ItemVerdict::Keep(ItemKeep::TagReferenced, _) => {
+                self.plan.references.of_tag(&repository, &of_stream.tags[item.tag as usize].name)
+            }
+            ItemVerdict::Keep(ItemKeep::ImageReferenced, _) => {
+                self.plan.references.of_image(&repository, item.image)
+            }
+            ItemVerdict::Keep(ItemKeep::SubmanifestReferenced(submanifest), _) => {
+                self.plan.references.of_image(&repository, submanifest)
+            }
+            _ => &[],
+        }
+    }
+
+    /// What names an image: `namespace/stream:tag`, or the digest of an index.
+    #[must_use]
+    pub fn used_by(&self, verdict: ImageVerdict) -> Option<String> {
+        match verdict {
+            ImageVerdict::KeepUsed(UsedBy::Item { stream, tag }, _) => {
+                let stream = &self.inventory.streams[stream as usize];
+                Some(format!("{}:{}", stream.repository(), stream.tags[tag as usize].name))
+            }
+            ImageVerdict::KeepUsed(UsedBy::Index(index), _) => {
+                Some(self.text(self.inventory.images.all()[index as usize].name))
+            }
+            _ => None,
+        }
+    }
+
+    /// The known bytes of the blobs that go with an image.
+    #[must_use]
+    pub fn image_bytes(&self, decision: &ImageDecision) -> u64 {
+        decision.blobs.iter().filter_map(|blob| self.inventory.images.blob_bytes(*blob)).sum()
+    }
+
+    /// Every blob that goes.
+    #[must_use]
+    pub fn doomed_blobs(&self) -> BTreeSet<Id> {
+        self.plan.images.iter().flat_map(|image| &image.blobs).copied().collect()
+    }
+
+    /// The bytes of the blobs of a stream's removed items that go.
+    #[must_use]
+    pub fn stream_bytes(&self, stream: usize, doomed: &BTreeSet<Id>) -> u64 {
+        let images = &self.inventory.images;
+        let mut blobs = BTreeSet::new();
+        for item in &self.plan.streams[stream].items {
+            if let (ItemVerdict::Remove(_), Some(position)) = (item.verdict, images.find(item.image)) {
+                blobs.insert(item.image);
+                blobs.extend(images.layers(position));
+                blobs.extend(images.all()[position].config);
+            }
+        }
+        blobs.intersection(doomed).filter_map(|blob| images.blob_bytes(*blob)).sum()
+    }
+
+    /// Numbers of what goes.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        for decision in &self.plan.streams {
+            let removed = decision.removed();
+            summary.image_stream_tag_items += removed;
+            summary.image_streams += usize::from(removed > 0);
+            summary.layer_links += decision.layer_links.len();
+            summary.manifest_links += decision.manifest_links.len();
+        }
+        for decision in &self.plan.images {
+            summary.images += usize::from(decision.verdict == ImageVerdict::Delete);
+            summary.blobs += decision.blobs.len();
+            for blob in &decision.blobs {
+                match self.inventory.images.blob_bytes(*blob) {
+                    Some(bytes) => summary.bytes += bytes,
+                    None => summary.blobs_of_unknown_size += 1,
+                }
+            }
+        }
+        summary
+    }
+
+    fn stream_entry(&self, position: usize, doomed: &BTreeSet<Id>) -> StreamEntry {
+        let stream = &self.inventory.streams[position];
+        let decision = &self.plan.streams[position];
+        let texts = |ids: &[Id]| ids.iter().map(|id| self.text(*id)).collect();
+        let items = decision.items.iter().map(|item| {
+            let tag = &stream.tags[item.tag as usize];
+            ItemEntry {
+                tag: tag.name.to_string(),
+                position: item.position,
+                image: self.text(item.image),
+                created: time(tag.items[item.position as usize].created),
+                decision: if matches!(item.verdict, ItemVerdict::Remove(_)) { "remove" } else { "keep" },
+                reason: item_reason(item.verdict),
+                referrers: self.referrers(self.item_referrers(position, item)),
+            }
+        });
+        StreamEntry {
+            namespace: stream.namespace.to_string(),
+            name: stream.name.to_string(),
+            verdict: stream_verdict(decision.verdict),
+            items: items.collect(),
+            manifest_links: texts(&decision.manifest_links),
+            layer_links: texts(&decision.layer_links),
+            bytes: self.stream_bytes(position, doomed),
+        }
+    }
+
+    fn image_entry(&self, position: usize) -> ImageEntry {
+        let decision = &self.plan.images[position];
+        let referrers = match decision.verdict {
+            ImageVerdict::KeepReferenced(referenced, _) => self.plan.references.of_digest(referenced),
+            _ => &[],
+        };
+        let blob = |id: &Id| BlobEntry { digest: self.text(*id), bytes: self.inventory.images.blob_bytes(*id) };
+        ImageEntry {
+            name: self.text(self.inventory.images.all()[position].name),
+            decision: if decision.verdict == ImageVerdict::Delete { "delete" } else { "keep" },
+            reason: image_reason(decision.verdict),
+            used_by: self.used_by(decision.verdict),
+            referrers: self.referrers(referrers),
+            blobs: decision.blobs.iter().map(blob).collect(),
+            bytes: self.image_bytes(decision),
+        }
+    }
+
+    fn difference_entries(&self) -> Vec<DifferenceEntry> {
+        let repository = |position: u32| self.inventory.streams[position as usize].repository();
+        let entry = |differing: &crate::plan::Differing| {
+            let (kind, object) = match differing.object {
+                DifferingObject::Item(stream, tag, position) => {
+                    let tag = &self.inventory.streams[stream as usize].tags[tag as usize].name;
+                    ("item", format!("{}:{tag}@{position}", repository(stream)))
+                }
+                DifferingObject::ManifestLink(stream, id) => {
+                    ("manifestLink", format!("{}@{}", repository(stream), self.text(id)))
+                }
+                DifferingObject::LayerLink(stream, id) => {
+                    ("layerLink", format!("{}@{}", repository(stream), self.text(id)))
+                }
+                DifferingObject::Image(position) => {
+                    ("image", self.text(self.inventory.images.all()[position].name))
+                }
+                DifferingObject::Blob(id) => ("blob", self.text(id)),
+            };
+            DifferenceEntry { kind, object, reason: differing.reason, referrers: self.referrers(&differing.referrers) }
+        };
+        self.plan.differences.iter().map(entry).collect()
+    }
+
+    /// The plan as a document.
+    #[must_use]
+    pub fn body(&self, context: &Context) -> PlanBody {
+        let Context { server, now, ignore_invalid_refs, warnings } = context;
+        let rules = &self.plan.rules;
+        let (keep_tag_revisions, cutoff) = match rules.keep {
+            Keep::Recent { tag_revisions, cutoff } => {
+                (Some(tag_revisions), jiff::Timestamp::from_nanosecond(cutoff).ok().map(|time| time.to_string()))
+            }
+            Keep::WithinSizeLimit => (None, None),
+        };
+        let doomed = self.doomed_blobs();
+        let in_scope = |position: &usize| self.plan.streams[*position].verdict != StreamVerdict::OtherNamespace;
+        let invalid = self.plan.references.invalid().iter().filter_map(|invalid| {
+            let referrer = self.referrers(&[invalid.place()]).pop()?;
+            Some(InvalidEntry { referrer, message: invalid.describe(self.inventory) })
+        });
+        PlanBody {
+            metadata: Metadata {
+                server: server.clone(),
+                now: now.to_string(),
+                keep_tag_revisions,
+                cutoff,
+                prune_over_size_limit: rules.keep == Keep::WithinSizeLimit,
+                all: rules.all,
+                namespace: rules.namespace.clone(),
+                prune_registry: rules.prune_registry,
+                ignore_invalid_refs: *ignore_invalid_refs,
+            },
+            summary: self.summary(),
+            image_streams: (0..self.plan.streams.len())
+                .filter(in_scope)
+                .map(|position| self.stream_entry(position, &doomed))
+                .collect(),
+            stage2: match self.plan.stage2 {
+                Stage2::Runs => "runs",
+                Stage2::SkippedForNamespace => "skippedForNamespace",
+                Stage2::SkippedForMetadata(_) => "skippedForMetadata",
+            },
+            images: (0..self.plan.images.len()).map(|position| self.image_entry(position)).collect(),
+            differences: self.difference_entries(),
+            invalid_references: invalid.collect(),
+            warnings: warnings.clone(),
+        }
+    }
+}
+
+/// What a document says beside the plan.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The URL of the API server.
+    pub server: String,
+    /// The time that ages are counted from.
+    pub now: jiff::Timestamp,
+    /// `--ignore-invalid-refs`.
+    pub ignore_invalid_refs: bool,
+    /// What else the administrator should know.
+    pub warnings: Vec<String>,
+}
+
+impl PrunePlan {
+    /// The document of a dry run.
+    #[must_use]
+    pub fn new(body: PlanBody) -> Self {
+        Self { api_version: API_VERSION, kind: "PrunePlan", body }
+    }
+}
+
+impl PruneResult {
+    /// The document of a confirmed run.
+    #[must_use]
+    pub fn new(body: PlanBody, result: Outcome) -> Self {
+        Self { api_version: API_VERSION, kind: "PruneResult", body, result }
+    }
+}

@@ -1,0 +1,8 @@
+//! Plan and outcome as text for people, lines for log scrapers, and documents for programs. Pure: writes into what
+//! it is given.
+
+pub mod document;
+mod human;
+pub mod text;
+
+pub use human::{bytes, printable};
