@@ -7,6 +7,7 @@
 
 pub mod fault;
 pub mod log;
+pub mod registry;
 pub mod registry_backend;
 pub mod serve;
 pub mod tls;
