@@ -703,6 +703,65 @@ async fn a_stream_answers_for_a_layer_without_a_link() {
     }
 }
 
+#[tokio::test]
+async fn a_question_between_link_and_stream_makes_a_replica_stale() {
+    let served = Served::start(in_process()).await;
+    let layer = b"a layer that is asked for too early".to_vec();
+    let layers = std::slice::from_ref(&layer);
+    served.admin(0).push_image("a/one", Some("latest"), Format::Docker, layers, &json!({})).await.unwrap();
+    let layer = Digest::of(&layer);
+    let path = format!("/v2/a/one/blobs/{layer}");
+    assert_eq!(status(&served.pruner(0), Method::DELETE, &path).await, StatusCode::ACCEPTED);
+    assert_eq!(served.storage().layer_links("a/one").len(), 1);
+    assert_eq!(status(&served.admin(1), Method::HEAD, &path).await, StatusCode::OK);
+    served.cluster.empty_stream("a/one");
+    let blob = format!("/admin/blobs/{layer}");
+    assert_eq!(status(&served.pruner(0), Method::DELETE, &blob).await, StatusCode::NO_CONTENT);
+    assert_eq!(status(&served.admin(0), Method::HEAD, &path).await, StatusCode::NOT_FOUND);
+    assert_eq!(status(&served.admin(1), Method::HEAD, &path).await, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn what_was_pruned_can_be_pushed_again_except_through_a_stale_replica() {
+    for config in backends() {
+        let served = Served::start(config).await;
+        let layer = b"pushed more than once".to_vec();
+        let push = async |replica| {
+            let layers = std::slice::from_ref(&layer);
+            let client = served.admin(replica);
+            client.push_image("a/one", Some("latest"), Format::Docker, layers, &json!({})).await.unwrap()
+        };
+        let prune = async |manifest: &Digest| {
+            served.cluster.empty_stream("a/one");
+            let pruner = served.pruner(0);
+            let path = format!("/v2/a/one/manifests/{manifest}");
+            assert_eq!(status(&pruner, Method::DELETE, &path).await, StatusCode::ACCEPTED);
+            for layer in served.storage().layer_links("a/one") {
+                let path = format!("/v2/a/one/blobs/{layer}");
+                assert_eq!(status(&pruner, Method::DELETE, &path).await, StatusCode::ACCEPTED);
+            }
+            for blob in served.storage().blobs() {
+                let path = format!("/admin/blobs/{blob}");
+                assert_eq!(status(&pruner, Method::DELETE, &path).await, StatusCode::NO_CONTENT);
+            }
+            assert_eq!(served.storage().manifest_links("a/one"), BTreeSet::new());
+            assert_eq!(served.storage().blobs(), BTreeSet::new());
+        };
+
+        let image = push(0).await;
+        served.admin(1).pull_whole("a/one", "latest").await.unwrap();
+        prune(&image.digest).await;
+        push(0).await;
+        served.admin(0).pull_whole("a/one", "latest").await.unwrap();
+        prune(&image.digest).await;
+        // The layer is uploaded again, but the manifest is believed to be there.
+        push(1).await;
+        assert!(served.storage().blobs().contains(&Digest::of(&layer)));
+        let error = served.admin(1).pull_whole("a/one", "latest").await.unwrap_err();
+        assert!(matches!(error, Broken::Refused { status: StatusCode::NOT_FOUND, .. }), "{error}");
+    }
+}
+
 // ---- pushes and pulls ----
 
 #[tokio::test]

@@ -85,14 +85,18 @@ impl DockerRegistry {
 
     async fn ready(mut self) -> io::Result<Self> {
         let waiting = async {
-            while self.client.get(&self.url).send().await.is_err() {
+            loop {
+                let answers = self.client.get(&self.url).send().await.is_ok();
+                // Asked afterwards: what answers may be somebody else, on the port that this process did not get.
                 if let Some(status) = self.process.try_wait()? {
                     let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
                     return Err(io::Error::other(format!("docker-registry ended with {status}: {log}")));
                 }
+                if answers {
+                    return Ok(());
+                }
                 tokio::time::sleep(PAUSE).await;
             }
-            Ok(())
         };
         tokio::time::timeout(READY_WITHIN, waiting)
             .await
