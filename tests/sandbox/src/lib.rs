@@ -2,15 +2,22 @@
 #![expect(
     clippy::expect_used,
     clippy::missing_panics_doc,
+    clippy::panic,
     reason = "test support: a sandbox that cannot start has to fail the test at once"
 )]
 
+pub mod api;
 pub mod fault;
+pub mod generate;
+pub mod load;
 pub mod log;
 pub mod registry;
 pub mod registry_backend;
+mod sandbox;
 pub mod serve;
 pub mod tls;
+
+pub use sandbox::{Config, Sandbox};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
