@@ -1,0 +1,205 @@
+//! Users, their tokens and their rights.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use super::status::Target;
+use crate::lock;
+
+/// The user without credentials.
+pub const ANONYMOUS: &str = "system:anonymous";
+
+/// A rule of a role; `*` stands for everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The verbs.
+    pub verbs: Vec<String>,
+    /// The API groups.
+    pub groups: Vec<String>,
+    /// The resources, with their subresource: `imagestreams/status`.
+    pub resources: Vec<String>,
+    /// The only namespace it counts in; all (and the cluster scope) if absent.
+    pub namespace: Option<String>,
+}
+
+impl Rule {
+    /// A rule for all namespaces.
+    #[must_use]
+    pub fn new(verbs: &[&str], groups: &[&str], resources: &[&str]) -> Self {
+        let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        Self { verbs: owned(verbs), groups: owned(groups), resources: owned(resources), namespace: None }
+    }
+
+    /// Restricts the rule to a namespace.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    fn allows(&self, verb: &str, target: &Target<'_>) -> bool {
+        let has = |names: &[String], name: &str| names.iter().any(|known| known == "*" || known == name);
+        let resource = match target.subresource {
+            "" => target.resource.to_owned(),
+            subresource => format!("{}/{subresource}", target.resource),
+        };
+        has(&self.verbs, verb)
+            && has(&self.groups, target.group)
+            && has(&self.resources, &resource)
+            && self.namespace.as_deref().is_none_or(|namespace| namespace == target.namespace)
+    }
+}
+
+/// The rules of the cluster role `system:image-pruner`.
+#[must_use]
+pub fn image_pruner() -> Vec<Rule> {
+    vec![
+        Rule::new(&["get", "list"], &[""], &["pods", "replicationcontrollers"]),
+        Rule::new(&["list"], &[""], &["limitranges"]),
+        Rule::new(&["get", "list"], &["", "build.openshift.io"], &["buildconfigs", "builds"]),
+        Rule::new(&["get", "list"], &["", "apps.openshift.io"], &["deploymentconfigs"]),
+        Rule::new(&["get", "list"], &["batch"], &["jobs", "cronjobs"]),
+        Rule::new(&["get", "list"], &["apps"], &["daemonsets", "deployments", "replicasets", "statefulsets"]),
+        Rule::new(&["delete"], &["", "image.openshift.io"], &["images"]),
+        Rule::new(&["get", "list", "watch"], &["", "image.openshift.io"], &["images", "imagestreams"]),
+        Rule::new(&["update"], &["", "image.openshift.io"], &["imagestreams/status"]),
+    ]
+}
+
+#[derive(Debug, Default)]
+struct Account {
+    role: String,
+    groups: Vec<String>,
+    rules: Vec<Rule>,
+    denied: Vec<(String, String, String)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    accounts: HashMap<String, Account>,
+    /// Token to user.
+    tokens: HashMap<String, String>,
+}
+
+/// The users of a sandbox; clones share them. Everything can be changed while requests come in.
+#[derive(Clone, Debug)]
+pub struct Access {
+    state: Arc<Mutex<State>>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        let access = Self { state: Arc::default() };
+        access.add_user("admin", "cluster-admin", vec![Rule::new(&["*"], &["*"], &["*"])]);
+        access.add_user("pruner", "system:image-pruner", image_pruner());
+        let pull = Rule::new(&["get"], &["", "image.openshift.io"], &["imagestreams/layers"]);
+        access.add_user("puller", "system:image-puller", vec![pull]);
+        access.add_user("nobody", "", Vec::new());
+        lock(&access.state).accounts.insert(ANONYMOUS.to_owned(), Account::default());
+        access
+    }
+}
+
+impl Access {
+    /// Adds a user with the rules of a role, or replaces one, with a new token.
+    pub fn add_user(&self, user: &str, role: &str, rules: Vec<Rule>) {
+        let account = Account { role: role.to_owned(), rules, ..Account::default() };
+        lock(&self.state).accounts.insert(user.to_owned(), account);
+        let token: String = std::iter::repeat_with(fastrand::alphanumeric).take(43).collect();
+        self.add_token(user, &format!("sha256~{token}"));
+    }
+
+    /// Gives a user further rights.
+    pub fn grant(&self, user: &str, rule: Rule) {
+        if let Some(account) = lock(&self.state).accounts.get_mut(user) {
+            account.rules.push(rule);
+        }
+    }
+
+    /// Takes one right away: `resource` is a plural with its subresource, if any.
+    pub fn deny(&self, user: &str, verb: &str, group: &str, resource: &str) {
+        if let Some(account) = lock(&self.state).accounts.get_mut(user) {
+            account.denied.push((verb.to_owned(), group.to_owned(), resource.to_owned()));
+        }
+    }
+
+    /// A valid token of the user; empty without one.
+    #[must_use]
+    pub fn token(&self, user: &str) -> String {
+        let state = lock(&self.state);
+        state
+            .tokens
+            .iter()
+            .find(|(_, owner)| *owner == user)
+            .map(|(token, _)| token.clone())
+            .unwrap_or_default()
+    }
+
+    /// Makes a token valid for a user.
+    pub fn add_token(&self, user: &str, token: &str) {
+        lock(&self.state).tokens.insert(token.to_owned(), user.to_owned());
+    }
+
+    /// Makes a token invalid, as if it had expired.
+    pub fn revoke_token(&self, token: &str) {
+        lock(&self.state).tokens.remove(token);
+    }
+
+    /// The user of a valid token.
+    #[must_use]
+    pub fn user(&self, token: &str) -> Option<String> {
+        lock(&self.state).tokens.get(token).cloned()
+    }
+
+    /// The groups of a user.
+    pub(crate) fn groups(&self, user: &str) -> Vec<String> {
+        if user == ANONYMOUS {
+            return vec!["system:unauthenticated".to_owned()];
+        }
+        let mut groups =
+            lock(&self.state).accounts.get(user).map(|found| found.groups.clone()).unwrap_or_default();
+        groups.push("system:authenticated".to_owned());
+        groups
+    }
+
+    /// Why the user may do this; `None` if they may not.
+    pub(crate) fn reason(&self, user: &str, verb: &str, target: &Target<'_>) -> Option<String> {
+        let resource = match target.subresource {
+            "" => target.resource.to_owned(),
+            subresource => format!("{}/{subresource}", target.resource),
+        };
+        // Reviews of oneself are everybody's right.
+        if verb == "create" && target.resource.starts_with("selfsubject") && user != ANONYMOUS {
+            return Some(String::new());
+        }
+        let state = lock(&self.state);
+        let account = state.accounts.get(user)?;
+        let denied = account
+            .denied
+            .iter()
+            .any(|(what, group, name)| what == verb && group == target.group && *name == resource);
+        if denied || !account.rules.iter().any(|rule| rule.allows(verb, target)) {
+            return None;
+        }
+        let role = &account.role;
+        Some(format!("RBAC: allowed by ClusterRoleBinding {user:?} of ClusterRole {role:?} to User {user:?}"))
+    }
+
+    /// The `resourceRules` of a `SelfSubjectRulesReview`.
+    pub(crate) fn resource_rules(&self, user: &str, namespace: &str) -> Value {
+        let state = lock(&self.state);
+        let rules = state.accounts.get(user).map(|account| account.rules.as_slice()).unwrap_or_default();
+        let own =
+            rules.iter().filter(|rule| rule.namespace.as_deref().is_none_or(|only| only == namespace)).map(
+                |rule| json!({ "verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources }),
+            );
+        let everybodys = json!({
+            "verbs": ["create"],
+            "apiGroups": ["authorization.k8s.io"],
+            "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
+        });
+        std::iter::once(everybodys).chain(own).collect()
+    }
+}

@@ -1,0 +1,950 @@
+//! The API server: from a request to an answer.
+
+mod access;
+mod discovery;
+mod image;
+mod resource;
+mod select;
+mod status;
+mod store;
+mod watch;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{FutureExt, StreamExt, stream};
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WARNING, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use serde_json::{Value, json};
+
+pub use access::{ANONYMOUS, Access, Rule, image_pruner};
+pub use resource::{OPERATOR_GROUPS, RESOURCES, Resource};
+pub use status::Failure;
+pub use store::{Store, now, timestamp};
+
+use crate::lock;
+use crate::serve::{Body, Handler, User, full};
+use resource::aggregated;
+use select::Selector;
+use status::Target;
+use store::{Object, Page, Preconditions, metadata};
+use watch::Watch;
+
+/// How an API server behaves; can be changed while requests come in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The registry's host in what the server computes (`status.dockerImageRepository`).
+    pub registry_host: String,
+    /// Groups that are not registered: 404.
+    pub disabled_groups: BTreeSet<String>,
+    /// Whether the aggregated API server of OpenShift is down: 503.
+    pub aggregated_api_down: bool,
+    /// Whether watches may ask for initial events; the recorded servers (etcd 3.4) refuse.
+    pub watch_list: bool,
+    /// Whether loaded streams and images are rewritten to `registry_host`.
+    pub rewrite_registry_host: bool,
+    /// How often watches that want bookmarks get one.
+    pub bookmark_interval: Duration,
+    /// After how many further pages of lists a continue token is found expired, once.
+    pub expire_continue_after: Option<usize>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            registry_host: "image-registry.openshift-image-registry.svc:5000".to_owned(),
+            disabled_groups: OPERATOR_GROUPS.map(ToOwned::to_owned).into(),
+            aggregated_api_down: false,
+            watch_list: false,
+            rewrite_registry_host: false,
+            bookmark_interval: Duration::from_secs(2),
+            expire_continue_after: None,
+        }
+    }
+}
+
+/// An API server; clones share everything.
+#[derive(Clone, Debug, Default)]
+pub struct Api {
+    pub(crate) store: Store,
+    pub(crate) access: Access,
+    settings: Arc<Mutex<Settings>>,
+}
+
+/// A request's path and verb, as authorization sees them.
+#[derive(Debug, Default)]
+struct Info {
+    verb: &'static str,
+    group: String,
+    version: String,
+    resource: String,
+    subresource: String,
+    namespace: String,
+    name: String,
+}
+
+impl Info {
+    fn target(&self) -> Target<'_> {
+        Target {
+            group: &self.group,
+            resource: &self.resource,
+            subresource: &self.subresource,
+            namespace: &self.namespace,
+            name: &self.name,
+        }
+    }
+}
+
+type Query = HashMap<String, String>;
+
+/// The part of a request that answers depend on once it is clear who asks what.
+struct Call<'a> {
+    info: &'a Info,
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    query: &'a Query,
+    body: &'a Bytes,
+    user: &'a str,
+}
+
+impl Call<'_> {
+    fn dry_run(&self) -> bool {
+        self.query.get("dryRun").is_some_and(|value| value == "All")
+    }
+
+    /// The body as an object of this kind.
+    fn object(&self, kind: &str) -> Result<Value, Failure> {
+        serde_json::from_slice(self.body).map_err(|error| {
+            let reason = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
+            let text = String::from_utf8_lossy(self.body);
+            let beginning: String = text.chars().take(30).collect();
+            Failure::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse \
+                 error: {reason} ({beginning} ...)"
+            ))
+        })
+    }
+}
+
+impl Api {
+    /// The API server as a handler.
+    #[must_use]
+    pub fn handler(&self) -> Handler {
+        let api = self.clone();
+        Arc::new(move |request| {
+            let api = api.clone();
+            async move { api.answer(&request) }.boxed()
+        })
+    }
+
+    /// The objects.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The users.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// A copy of the settings.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        lock(&self.settings).clone()
+    }
+
+    /// Changes the settings.
+    pub fn configure(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut lock(&self.settings));
+    }
+
+    fn answer(&self, request: &Request<Bytes>) -> Response<Body> {
+        let mut answer = match self.authenticate(request) {
+            Err(failure) => failed(&failure),
+            Ok(user) => {
+                let mut answer = self.authorized(request, &user).unwrap_or_else(|failure| {
+                    let mut answer = failed(&failure);
+                    if failure.code == StatusCode::FORBIDDEN {
+                        answer
+                            .headers_mut()
+                            .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                    }
+                    answer
+                });
+                answer.extensions_mut().insert(User(user));
+                answer
+            }
+        };
+        answer.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        answer
+    }
+
+    fn authenticate(&self, request: &Request<Bytes>) -> Result<String, Failure> {
+        let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let user = match authorization.and_then(|value| value.strip_prefix("Bearer ")) {
+            Some(token) => self.access.user(token).ok_or_else(Failure::unauthorized)?,
+            None => {
+                request.extensions().get::<User>().map_or_else(|| ANONYMOUS.to_owned(), |user| user.0.clone())
+            }
+        };
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        for (name, resource) in [("impersonate-user", "users"), ("impersonate-group", "groups")] {
+            let Some(impersonated) = header(name) else { continue };
+            let target = Target { resource, name: impersonated, ..Target::default() };
+            if self.access.reason(&user, "impersonate", &target).is_none() {
+                return Err(Failure::forbidden(&user, "impersonate", &target));
+            }
+        }
+        match header("impersonate-user") {
+            // Rights are users' rights here; one group is known to have them all.
+            Some(_) if header("impersonate-group") == Some("system:masters") => Ok("admin".to_owned()),
+            Some(impersonated) => Ok(impersonated.to_owned()),
+            None => Ok(user),
+        }
+    }
+
+    fn authorized(&self, request: &Request<Bytes>, user: &str) -> Result<Response<Body>, Failure> {
+        let query: Query = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+            .into_owned()
+            .collect();
+        let path = request.uri().path();
+        let Some(info) = info(request.method(), path, &query) else {
+            if user == ANONYMOUS && !["/healthz", "/livez", "/readyz", "/version"].contains(&path) {
+                let verb = request.method().as_str().to_lowercase();
+                return Err(Failure::forbidden_path(user, &verb, path));
+            }
+            return self.discovery(path);
+        };
+        if self.access.reason(user, info.verb, &info.target()).is_none() {
+            let verb = info.verb;
+            return Err(Failure::forbidden(user, verb, &info.target()));
+        }
+        if let Some(answer) = self.unreachable(&info.group, &info.version) {
+            return Ok(answer);
+        }
+        let call = Call {
+            info: &info,
+            method: request.method(),
+            headers: request.headers(),
+            query: &query,
+            body: request.body(),
+            user,
+        };
+        let mut answer = self.call(&call).unwrap_or_else(|failure| failed(&failure));
+        if aggregated(&info.group) {
+            answer.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        if info.resource == "deploymentconfigs" {
+            let warning = "299 - \"apps.openshift.io/v1 DeploymentConfig is deprecated in v4.14+, unavailable in \
+                           v4.10000+\"";
+            answer.headers_mut().append(WARNING, HeaderValue::from_static(warning));
+        }
+        Ok(answer)
+    }
+
+    /// The answer for a group or version that is not there, or not at the moment.
+    fn unreachable(&self, group: &str, version: &str) -> Option<Response<Body>> {
+        let settings = lock(&self.settings);
+        let registered = group.is_empty() || resource::groups().contains(&group);
+        if !registered || version != "v1" || settings.disabled_groups.contains(group) {
+            return Some(text(StatusCode::NOT_FOUND, "404 page not found\n"));
+        }
+        (settings.aggregated_api_down && aggregated(group)).then(|| {
+            let problem =
+                "error trying to reach service: dial tcp 127.0.0.1:21003: connect: connection refused\n";
+            text(StatusCode::SERVICE_UNAVAILABLE, problem)
+        })
+    }
+
+    fn call(&self, call: &Call<'_>) -> Result<Response<Body>, Failure> {
+        let info = call.info;
+        let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
+        if info.resource.starts_with("selfsubject") {
+            return self.review(call);
+        }
+        let form = Form::accepted(call.headers)?;
+        match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str(), call.method) {
+            ("image.openshift.io", "imagestreamtags", "", &Method::GET) if !name.is_empty() => {
+                return Ok(answered(StatusCode::OK, &self.stream_tag_object(namespace, name)?));
+            }
+            ("image.openshift.io", "imagestreamtags", "", &Method::DELETE) if !name.is_empty() => {
+                let uid = self.delete_stream_tag(namespace, name)?;
+                return Ok(deleted(name, &info.group, &info.resource, &uid));
+            }
+            ("image.openshift.io", "imagestreammappings", "", &Method::POST) => {
+                let mapping = call.object("ImageStreamMapping")?;
+                let tag = mapping["tag"].as_str().filter(|tag| !tag.is_empty());
+                self.map_image(namespace, metadata(&mapping, "name"), tag, mapping["image"].clone())?;
+                let done =
+                    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success" });
+                return Ok(answered(StatusCode::CREATED, &done));
+            }
+            ("image.openshift.io", "imagestreams", "layers", &Method::GET) => {
+                return Ok(answered(StatusCode::OK, &self.layers(namespace, name)?));
+            }
+            _ => {}
+        }
+        let resource = Resource::find(&info.group, &info.resource)
+            .filter(|resource| resource.namespaced || namespace.is_empty() || resource.plural == "namespaces")
+            .ok_or_else(Failure::no_such_resource)?;
+        match (info.verb, info.subresource.as_str()) {
+            ("get", "") => self.get(resource, call),
+            ("get", "status") if resource.status => self.get(resource, call),
+            ("list", "") => self.list(resource, call, form),
+            ("watch", "") => self.watch(resource, call),
+            ("create", "") if name.is_empty() => self.create(resource, call),
+            ("create", "eviction") if resource.plural == "pods" => {
+                self.store.remove(resource, namespace, name, &Preconditions::default())?;
+                let done =
+                    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success" });
+                Ok(answered(StatusCode::CREATED, &done))
+            }
+            ("update", "") => self.update(resource, call, false),
+            ("update", "status") if resource.status => self.update(resource, call, true),
+            ("patch", "") => self.patch(resource, call, false),
+            ("patch", "status") if resource.status => self.patch(resource, call, true),
+            ("delete", "") => self.delete(resource, call),
+            (_, "") => Err(Failure::not_allowed()),
+            _ => Err(Failure::no_such_resource()),
+        }
+    }
+
+    fn get(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
+        let Info { namespace, name, .. } = call.info;
+        let found = self.store.find(resource, namespace, name);
+        let found = found.ok_or_else(|| Failure::not_found(resource, name))?;
+        Ok(sent(StatusCode::OK, resource, &found))
+    }
+
+    fn list(
+        &self,
+        resource: &'static Resource,
+        call: &Call<'_>,
+        form: Form,
+    ) -> Result<Response<Body>, Failure> {
+        let limit = match call.query.get("limit").map(String::as_str) {
+            None | Some("" | "0") => None,
+            Some(text) => Some(text.parse::<usize>().map_err(|_| {
+                Failure::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+            })?),
+        };
+        let namespace = &call.info.namespace;
+        let prefix = if resource.namespaced && !namespace.is_empty() {
+            format!("{namespace}/")
+        } else {
+            String::new()
+        };
+        let selector = selector(call.query)?;
+        let chosen = |object: &Object| selector.matches(&object.value());
+        let wanted: Option<&dyn Fn(&Object) -> bool> = if selector.is_empty() { None } else { Some(&chosen) };
+
+        let token = call.query.get("continue").filter(|token| !token.is_empty());
+        let token = token.map(|token| Continue::decode(token)).transpose()?;
+        let (at, start) = match &token {
+            Some(token) => (u64::try_from(token.revision).ok(), Some(format!("{prefix}{}", token.start))),
+            None => (None, None),
+        };
+        let expired = at.is_some() && self.continue_expires();
+        let page =
+            self.store.page(resource, namespace, at, start.as_deref(), limit.unwrap_or(usize::MAX), wanted);
+        let Some(page) = page.filter(|_| !expired) else {
+            let start = token.map(|token| token.start).unwrap_or_default();
+            return Err(Failure::expired_continue(Continue { revision: -1, start }.encode()));
+        };
+        if limit.is_some() {
+            self.page_served();
+        }
+        Ok(listed(resource, page, &prefix, !selector.is_empty(), form))
+    }
+
+    /// Whether the next continue token is to be found expired; that happens once.
+    fn continue_expires(&self) -> bool {
+        let mut settings = lock(&self.settings);
+        let expires = settings.expire_continue_after == Some(0);
+        if expires {
+            settings.expire_continue_after = None;
+        }
+        expires
+    }
+
+    fn page_served(&self) {
+        let mut settings = lock(&self.settings);
+        settings.expire_continue_after = settings.expire_continue_after.map(|pages| pages.saturating_sub(1));
+    }
+
+    fn watch(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
+        let flag = |name: &str| call.query.get(name).is_some_and(|value| value == "true" || value == "1");
+        let settings = self.settings();
+        let from = call.query.get("resourceVersion").map_or("", String::as_str);
+        let initial = flag("sendInitialEvents");
+        let body = if initial && !settings.watch_list {
+            watch::failed(&Failure::no_watch_list())
+        } else {
+            let after = match from {
+                "" | "0" => None,
+                revision => Some(revision.parse::<u64>().map_err(|_| {
+                    Failure::bad_request(format!(
+                        "resourceVersion: Invalid value: {revision:?}: strconv.ParseUint"
+                    ))
+                })?),
+            };
+            let seconds = call.query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok());
+            Watch {
+                resource,
+                namespace: call.info.namespace.clone(),
+                selector: Arc::new(selector(call.query)?),
+                after: after.filter(|_| !initial),
+                mark_initial: initial,
+                bookmarks: flag("allowWatchBookmarks"),
+                bookmark_interval: settings.bookmark_interval,
+                timeout: seconds.map(Duration::from_secs),
+            }
+            .run(self.store.clone())
+        };
+        let mut answer = Response::new(body);
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(answer)
+    }
+
+    fn create(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
+        let mut object = call.object(resource.kind)?;
+        checked(resource, &object)?;
+        if resource.namespaced {
+            object["metadata"]["namespace"] = call.info.namespace.as_str().into();
+        }
+        if resource.plural == "imagestreams" {
+            self.prepare_stream(&mut object);
+        }
+        let name = metadata(&object, "name").to_owned();
+        if resource.plural == "images" && !object["dockerImageReference"].is_string() {
+            let problem = "Required value";
+            let (reason, field) = ("FieldValueRequired", "dockerImageReference");
+            return Err(Failure::invalid(resource, &name, reason, field, problem, 1));
+        }
+        // The server gives these, whatever the client says.
+        if let Some(fields) = object["metadata"].as_object_mut() {
+            for field in ["uid", "resourceVersion", "creationTimestamp"] {
+                fields.shift_remove(field);
+            }
+        }
+        let created = self.store.insert(resource, object)?;
+        if call.dry_run() {
+            self.store.remove(resource, &call.info.namespace, &name, &Preconditions::default())?;
+        }
+        Ok(sent(StatusCode::CREATED, resource, &created))
+    }
+
+    fn update(
+        &self,
+        resource: &'static Resource,
+        call: &Call<'_>,
+        status: bool,
+    ) -> Result<Response<Body>, Failure> {
+        let name = &call.info.name;
+        let object = call.object(resource.kind)?;
+        checked(resource, &object)?;
+        let named = metadata(&object, "name");
+        if named != name {
+            return Err(Failure::bad_request(format!(
+                "the name of the object ({named}) does not match the name on the URL ({name})"
+            )));
+        }
+        let updated = self.change(resource, call, |stored| {
+            let version = metadata(&object, "resourceVersion");
+            if version.is_empty() && aggregated(resource.group) {
+                return Err(Failure::no_resource_version(resource, name));
+            }
+            if !version.is_empty() && version != metadata(stored, "resourceVersion") {
+                return Err(Failure::modified(resource, name));
+            }
+            let uid = metadata(&object, "uid");
+            if !uid.is_empty() && uid != metadata(stored, "uid") {
+                return Err(Failure::precondition(resource, name, "UID", uid, metadata(stored, "uid")));
+            }
+            labels_checked(resource, name, &object)?;
+            merged(resource, stored, object.clone(), status);
+            Ok(())
+        })?;
+        Ok(sent(StatusCode::OK, resource, &updated))
+    }
+
+    fn patch(
+        &self,
+        resource: &'static Resource,
+        call: &Call<'_>,
+        status: bool,
+    ) -> Result<Response<Body>, Failure> {
+        let Info { namespace, name, .. } = call.info;
+        let content_type =
+            call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let apply = content_type.starts_with("application/apply-patch");
+        if !apply && !content_type.contains("merge-patch+json") {
+            return Err(Failure::unsupported_media_type());
+        }
+        let patch = call.object(resource.kind)?;
+        if apply && self.store.find(resource, namespace, name).is_none() {
+            let mut object = patch;
+            object["metadata"]["name"] = name.as_str().into();
+            if resource.namespaced {
+                object["metadata"]["namespace"] = namespace.as_str().into();
+            }
+            let created = self.store.insert(resource, object)?;
+            return Ok(sent(StatusCode::CREATED, resource, &created));
+        }
+        let patched = self.change(resource, call, |stored| {
+            let version = metadata(&patch, "resourceVersion");
+            if !version.is_empty() && version != metadata(stored, "resourceVersion") {
+                return Err(Failure::modified(resource, name));
+            }
+            let mut object = stored.clone();
+            merge(&mut object, &patch);
+            labels_checked(resource, name, &object)?;
+            merged(resource, stored, object, status);
+            Ok(())
+        })?;
+        Ok(sent(StatusCode::OK, resource, &patched))
+    }
+
+    /// Changes the object of a call, or only says what it would look like.
+    fn change(
+        &self,
+        resource: &'static Resource,
+        call: &Call<'_>,
+        change: impl FnOnce(&mut Value) -> Result<(), Failure>,
+    ) -> Result<Object, Failure> {
+        let Info { namespace, name, .. } = call.info;
+        if !call.dry_run() {
+            return self.store.modify(resource, namespace, name, change);
+        }
+        let found = self.store.find(resource, namespace, name);
+        let found = found.ok_or_else(|| Failure::not_found(resource, name))?;
+        let mut object = found.value();
+        change(&mut object)?;
+        Ok(Object { bytes: object.to_string().into(), revision: found.revision })
+    }
+
+    fn delete(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
+        let Info { namespace, name, .. } = call.info;
+        let options = if call.body.is_empty() { json!({}) } else { call.object("DeleteOptions")? };
+        let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+        let conditions = Preconditions {
+            uid: text(&options["preconditions"]["uid"]),
+            resource_version: text(&options["preconditions"]["resourceVersion"]),
+            dry_run: call.dry_run() || options["dryRun"] == json!(["All"]),
+        };
+        let object = self.store.remove(resource, namespace, name, &conditions)?;
+        // A pod is answered with itself: it goes gracefully.
+        if resource.plural == "pods" {
+            return Ok(sent(StatusCode::OK, resource, &object));
+        }
+        Ok(deleted(name, resource.group, resource.plural, metadata(&object.value(), "uid")))
+    }
+
+    fn review(&self, call: &Call<'_>) -> Result<Response<Body>, Failure> {
+        let resource = call.info.resource.as_str();
+        if call.info.verb != "create" {
+            return Err(Failure::not_allowed());
+        }
+        let review = call.object("SelfSubjectReview")?;
+        let answer = match resource {
+            "selfsubjectreviews" => {
+                let groups = self.access.groups(call.user);
+                json!({
+                    "kind": "SelfSubjectReview",
+                    "apiVersion": "authentication.k8s.io/v1",
+                    "metadata": { "creationTimestamp": now() },
+                    "status": { "userInfo": { "username": call.user, "uid": call.user, "groups": groups } },
+                })
+            }
+            "selfsubjectaccessreviews" => {
+                let spec = &review["spec"];
+                let attributes = &spec["resourceAttributes"];
+                let text = |field: &str| attributes[field].as_str().unwrap_or_default();
+                let target = Target {
+                    group: text("group"),
+                    resource: text("resource"),
+                    subresource: text("subresource"),
+                    namespace: text("namespace"),
+                    name: text("name"),
+                };
+                let status = match self.access.reason(call.user, text("verb"), &target) {
+                    Some(reason) => json!({ "allowed": true, "reason": reason }),
+                    None => json!({ "allowed": false }),
+                };
+                json!({
+                    "kind": "SelfSubjectAccessReview",
+                    "apiVersion": "authorization.k8s.io/v1",
+                    "metadata": {},
+                    "spec": spec,
+                    "status": status,
+                })
+            }
+            "selfsubjectrulesreviews" => {
+                let namespace = review["spec"]["namespace"].as_str().unwrap_or_default();
+                json!({
+                    "kind": "SelfSubjectRulesReview",
+                    "apiVersion": "authorization.k8s.io/v1",
+                    "metadata": {},
+                    "spec": {},
+                    "status": {
+                        "resourceRules": self.access.resource_rules(call.user, namespace),
+                        "nonResourceRules": [
+                            { "verbs": ["get"], "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/readyz", "/version", "/version/"] },
+                        ],
+                        "incomplete": false,
+                    },
+                })
+            }
+            _ => return Err(Failure::no_such_resource()),
+        };
+        Ok(answered(StatusCode::CREATED, &answer))
+    }
+}
+
+/// The form of an answer that the client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Whole,
+    Partial,
+}
+
+impl Form {
+    fn accepted(headers: &HeaderMap) -> Result<Self, Failure> {
+        let Some(accept) = headers.get(ACCEPT).and_then(|value| value.to_str().ok()) else {
+            return Ok(Self::Whole);
+        };
+        for range in accept.split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let media_type = parts.next().unwrap_or_default();
+            if !["application/json", "application/*", "*/*"].contains(&media_type) {
+                continue;
+            }
+            match parts.find_map(|part| part.strip_prefix("as=")) {
+                None => return Ok(Self::Whole),
+                Some("PartialObjectMetadataList" | "PartialObjectMetadata") => return Ok(Self::Partial),
+                Some(_) => {}
+            }
+        }
+        Err(Failure::not_acceptable())
+    }
+}
+
+/// A continue token.
+#[derive(Debug)]
+struct Continue {
+    /// The revision of the list; -1 goes on with the newest.
+    revision: i64,
+    /// The key of the next object, without the namespace if the list has one.
+    start: String,
+}
+
+impl Continue {
+    fn encode(&self) -> String {
+        let token = json!({ "v": "meta.k8s.io/v1", "rv": self.revision, "start": self.start });
+        URL_SAFE_NO_PAD.encode(token.to_string())
+    }
+
+    fn decode(token: &str) -> Result<Self, Failure> {
+        let invalid = |why: &str| {
+            Failure::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
+        let bytes =
+            URL_SAFE_NO_PAD.decode(token).map_err(|_| invalid("illegal base64 data at input byte 0"))?;
+        let token: Value = serde_json::from_slice(&bytes).map_err(|_| invalid(&json_problem(&bytes)))?;
+        match (token["v"].as_str(), token["rv"].as_i64(), token["start"].as_str()) {
+            (Some("meta.k8s.io/v1"), Some(revision), Some(start)) if revision != 0 => {
+                Ok(Self { revision, start: start.to_owned() })
+            }
+            _ => Err(invalid("incorrect encoded resourceVersion (version meta.k8s.io/v1)")),
+        }
+    }
+}
+
+/// What Go's decoder finds wrong with the first value of a text.
+fn json_problem(text: &[u8]) -> String {
+    let Some(first) = text.first() else { return "unexpected end of JSON input".to_owned() };
+    let literal =
+        ["null", "true", "false"].into_iter().find(|literal| literal.as_bytes().first() == Some(first));
+    match literal {
+        Some(literal) => literal.bytes().zip(text).find(|(expected, found)| expected != *found).map_or_else(
+            || "unexpected end of JSON input".to_owned(),
+            |(expected, found)| {
+                let (expected, found) = (char::from(expected), char::from(*found));
+                format!("invalid character '{found}' in literal {literal} (expecting '{expected}')")
+            },
+        ),
+        None => format!("invalid character '{}' looking for beginning of value", char::from(*first)),
+    }
+}
+
+/// What a resource request is about; `None` for all other paths.
+fn info(method: &Method, path: &str, query: &Query) -> Option<Info> {
+    let segments: Vec<String> = path.trim_matches('/').split('/').map(percent_decoded).collect();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let (group, version, rest) = match segments.as_slice() {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return None,
+    };
+    let (namespace, rest) = match rest {
+        // `namespaces/x/status` is about the namespace itself.
+        ["namespaces", namespace, rest @ ..]
+            if !rest.is_empty() && !["status", "finalize"].contains(&rest[0]) =>
+        {
+            (*namespace, rest)
+        }
+        ["namespaces", namespace, ..] => (*namespace, rest),
+        rest => ("", rest),
+    };
+    let (resource, name, subresource) = match rest {
+        [resource] => (*resource, "", String::new()),
+        [resource, name, subresource @ ..] => (*resource, *name, subresource.join("/")),
+        [] => return None,
+    };
+    let watches = query.get("watch").is_some_and(|value| value != "false" && value != "0");
+    let verb = match (method.as_str(), name.is_empty()) {
+        ("GET" | "HEAD", true) if watches => "watch",
+        ("GET" | "HEAD", true) => "list",
+        ("GET" | "HEAD", false) => "get",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", true) => "deletecollection",
+        ("DELETE", false) => "delete",
+        _ => "create",
+    };
+    Some(Info {
+        verb,
+        group: group.to_owned(),
+        version: version.to_owned(),
+        resource: resource.to_owned(),
+        subresource,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+fn percent_decoded(text: &str) -> String {
+    // A `+` in a path is a `+`; the decoder of forms would make it a space.
+    let escaped = format!("={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(escaped.as_bytes())
+        .next()
+        .map(|(_, text)| text.into_owned())
+        .unwrap_or_default()
+}
+
+fn selector(query: &Query) -> Result<Selector, Failure> {
+    let parameter = |name: &str| query.get(name).map_or("", String::as_str);
+    Selector::parse(parameter("labelSelector"), parameter("fieldSelector"))
+}
+
+/// Checks that the parts of an object have the types they must have.
+fn checked(resource: &Resource, object: &Value) -> Result<(), Failure> {
+    let kind = resource.kind;
+    for part in ["metadata", "spec", "status"] {
+        let found = match &object[part] {
+            Value::Null | Value::Object(_) => continue,
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Number(_) => "number",
+            Value::Bool(_) => "bool",
+        };
+        let go_type = match part {
+            "metadata" => "v1.ObjectMeta".to_owned(),
+            "spec" => format!("v1.{kind}Spec"),
+            _ => format!("v1.{kind}Status"),
+        };
+        return Err(Failure::bad_request(format!(
+            "{kind} in version \"v1\" cannot be handled as a {kind}: json: cannot unmarshal {found} into Go struct field \
+             {kind}.{part} of type {go_type}"
+        )));
+    }
+    Ok(())
+}
+
+/// Checks the label keys of an object.
+fn labels_checked(resource: &Resource, name: &str, object: &Value) -> Result<(), Failure> {
+    let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+    for (key, _) in labels {
+        let name_part = key.rsplit('/').next().unwrap_or_default();
+        let ends = |character: char| character.is_ascii_alphanumeric();
+        let legal = |character: char| ends(character) || "-_.".contains(character);
+        if !(name_part.starts_with(ends) && name_part.ends_with(ends) && name_part.chars().all(legal)) {
+            let problem = format!(
+                "Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must \
+                 start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used \
+                 for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+            );
+            // The recorded server validates streams three times and lists each finding.
+            let times = if resource.plural == "imagestreams" { 3 } else { 1 };
+            return Err(Failure::invalid(
+                resource,
+                name,
+                "FieldValueInvalid",
+                "metadata.labels",
+                &problem,
+                times,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Puts a new version of an object, or only its status, in place of the stored one.
+fn merged(resource: &Resource, stored: &mut Value, mut object: Value, status: bool) {
+    for field in ["uid", "creationTimestamp", "namespace", "generation"] {
+        match stored["metadata"].get(field) {
+            Some(kept) => object["metadata"][field] = kept.clone(),
+            None => {
+                if let Some(fields) = object["metadata"].as_object_mut() {
+                    fields.shift_remove(field);
+                }
+            }
+        }
+    }
+    if status {
+        stored["status"] = object["status"].take();
+        // OpenShift's server lets a status update change labels and annotations; that of Kubernetes does not.
+        if aggregated(resource.group) {
+            replaced(&mut stored["metadata"], object["metadata"].take());
+        }
+        return;
+    }
+    if resource.status
+        && let Some(kept) = stored.get("status")
+    {
+        object["status"] = kept.clone();
+    }
+    if let Some(generation) = stored["metadata"]["generation"].as_i64()
+        && stored["spec"] != object["spec"]
+    {
+        object["metadata"]["generation"] = (generation + 1).into();
+    }
+    replaced(stored, object);
+}
+
+/// Replaces the fields of an object; those that stay keep their place.
+fn replaced(stored: &mut Value, object: Value) {
+    if let (Value::Object(stored), Value::Object(object)) = (stored, object) {
+        stored.retain(|field, _| object.contains_key(field));
+        stored.extend(object);
+        stored.shift_remove("kind");
+        stored.shift_remove("apiVersion");
+    }
+}
+
+/// Applies a JSON merge patch.
+fn merge(value: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *value = patch.clone();
+        return;
+    };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    if let Some(fields) = value.as_object_mut() {
+        for (field, change) in patch {
+            if change.is_null() {
+                fields.shift_remove(field);
+            } else {
+                merge(fields.entry(field.as_str()).or_insert(Value::Null), change);
+            }
+        }
+    }
+}
+
+fn respond(code: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+fn answered(code: StatusCode, value: &Value) -> Response<Body> {
+    respond(code, "application/json", full(format!("{value}\n")))
+}
+
+fn sent(code: StatusCode, resource: &Resource, object: &Object) -> Response<Body> {
+    let mut body = BytesMut::from(object.complete(resource).as_ref());
+    body.put_u8(b'\n');
+    respond(code, "application/json", full(body.freeze()))
+}
+
+fn failed(failure: &Failure) -> Response<Body> {
+    answered(failure.code, &failure.to_json())
+}
+
+fn text(code: StatusCode, body: &'static str) -> Response<Body> {
+    let mut answer = respond(code, "text/plain; charset=utf-8", full(body));
+    answer.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+fn deleted(name: &str, group: &str, plural: &str, uid: &str) -> Response<Body> {
+    let mut details = json!({ "name": name });
+    if !group.is_empty() {
+        details["group"] = group.into();
+    }
+    details["kind"] = plural.into();
+    details["uid"] = uid.into();
+    let done = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
+    answered(StatusCode::OK, &done)
+}
+
+/// Bodies of lists up to this length are sent with a `Content-Length`, longer ones chunked, as the recorded servers do.
+const CHUNKED_FROM: usize = 4096;
+
+fn listed(resource: &Resource, page: Page, prefix: &str, selective: bool, form: Form) -> Response<Body> {
+    let mut about = json!({ "resourceVersion": page.revision.to_string() });
+    if let Some((key, following)) = &page.next {
+        let start = key.strip_prefix(prefix).unwrap_or(key).to_owned();
+        let revision = i64::try_from(page.revision).expect("a revision that fits");
+        about["continue"] = Continue { revision, start }.encode().into();
+        if !selective {
+            about["remainingItemCount"] = (*following).into();
+        }
+    }
+    let (kind, api_version) = match form {
+        Form::Whole => (format!("{}List", resource.kind), resource.api_version()),
+        Form::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+    };
+    let head = format!(r#"{{"kind":{kind:?},"apiVersion":{api_version:?},"metadata":{about},"items":["#);
+    let item = move |object: Object| match form {
+        Form::Whole => object.bytes,
+        Form::Partial => {
+            let metadata = object.value()["metadata"].take();
+            let partial = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
+            partial.to_string().into()
+        }
+    };
+    // Objects are copied into pieces of a size that suits the network, one piece at a time.
+    let mut pieces = Some((BytesMut::from(head.as_bytes()), page.items.into_iter().peekable()));
+    let mut pieces = std::iter::from_fn(move || {
+        let (mut piece, mut items) = pieces.take()?;
+        while let Some(object) = items.next() {
+            piece.extend_from_slice(&item(object));
+            if items.peek().is_some() {
+                piece.put_u8(b',');
+                if piece.len() >= 64 * 1024 {
+                    pieces = Some((BytesMut::with_capacity(80 * 1024), items));
+                    return Some(piece.freeze());
+                }
+            }
+        }
+        piece.extend_from_slice(b"]}\n");
+        Some(piece.freeze())
+    });
+    let first = pieces.next().unwrap_or_default();
+    if first.len() <= CHUNKED_FROM {
+        return respond(StatusCode::OK, "application/json", full(first));
+    }
+    let frames = stream::iter(std::iter::once(first).chain(pieces)).map(|piece| Ok(Frame::data(piece)));
+    respond(StatusCode::OK, "application/json", StreamBody::new(frames).boxed_unsync())
+}

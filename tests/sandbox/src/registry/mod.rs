@@ -1,0 +1,133 @@
+//! An image registry that behaves like OpenShift's integrated one: N replicas, each with its own digest cache, over
+//! one storage directory.
+//!
+//! Replicas answer requests from what they remember, then from the storage, then from what the cluster says. That
+//! order, and who forgets what when, is the whole point: it is how a replica gets stale after a prune.
+//!
+//! Where the lookups happen (`Replica::stat`) is also where a descriptor cache that all replicas share would go:
+//! between the digest cache and the storage.
+
+mod access;
+mod answer;
+mod cache;
+pub mod client;
+mod digest;
+mod docker;
+mod manifest;
+mod replica;
+mod storage;
+mod upload;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+pub use self::digest::Digest;
+pub use self::docker::docker_registry_binary;
+pub use self::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+pub use self::replica::Replica;
+pub use self::storage::{Link, Storage};
+
+use self::docker::DockerRegistry;
+use crate::registry_backend::Cluster;
+
+/// What moves the bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// This process.
+    #[default]
+    InProcess,
+    /// A `docker-registry` process over the same storage directory. Blobs and manifests come from it and go to it;
+    /// credentials, caches, `/admin/blobs/` and what the cluster has to say stay with the replicas in front of it. It
+    /// runs without a cache of its own, so that the replicas' caches alone decide what is stale.
+    DockerRegistry {
+        /// The program; see [`docker_registry_binary`].
+        binary: PathBuf,
+    },
+}
+
+/// How a registry is set up.
+#[derive(Clone, Debug)]
+pub struct RegistryConfig {
+    /// How long an entry of a digest cache lives, from when it is first put in; zero turns the cache off
+    /// (`openshift.cache.blobrepositoryttl`).
+    pub ttl: Duration,
+    /// No digest cache (`openshift.cache.disabled`).
+    pub cache_disabled: bool,
+    /// Refuses every change except `/admin/blobs/` (`storage.maintenance.readonly`).
+    pub readonly: bool,
+    /// Whether links may be deleted (`storage.delete.enabled`).
+    pub delete_enabled: bool,
+    /// The host in the pull specs of the images that are pushed.
+    pub server_address: String,
+    /// What moves the bytes.
+    pub backend: Backend,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(600),
+            cache_disabled: false,
+            readonly: false,
+            delete_enabled: true,
+            server_address: "image-registry.openshift-image-registry.svc:5000".to_owned(),
+            backend: Backend::InProcess,
+        }
+    }
+}
+
+/// A registry: its storage, its configuration and, if it has one, its `docker-registry` process.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    storage: Storage,
+    cluster: Arc<dyn Cluster>,
+    config: RegistryConfig,
+    docker: Option<DockerRegistry>,
+    replicas: AtomicUsize,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("storage", &self.storage)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// A registry over a storage directory. With [`Backend::DockerRegistry`] it waits until that process answers.
+    pub async fn new(
+        storage_directory: impl Into<PathBuf>,
+        cluster: Arc<dyn Cluster>,
+        config: RegistryConfig,
+    ) -> io::Result<Self> {
+        let storage = Storage::new(storage_directory);
+        let docker = match &config.backend {
+            Backend::InProcess => None,
+            Backend::DockerRegistry { binary } => Some(DockerRegistry::start(binary, &storage).await?),
+        };
+        let replicas = AtomicUsize::new(0);
+        Ok(Self { shared: Arc::new(Shared { storage, cluster, config, docker, replicas }) })
+    }
+
+    /// One more replica, with a cache of its own; they are numbered from 0.
+    #[must_use]
+    pub fn replica(&self) -> Replica {
+        Replica::new(self.shared.clone(), self.shared.replicas.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The storage that all replicas share.
+    #[must_use]
+    pub fn storage(&self) -> &Storage {
+        &self.shared.storage
+    }
+}
