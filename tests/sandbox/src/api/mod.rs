@@ -167,7 +167,7 @@ impl Api {
     }
 
     fn answer(&self, request: &Request<Bytes>) -> Response<Body> {
-        let mut answer = match self.authenticate(request) {
+        match self.authenticate(request) {
             Err(failure) => failed(&failure),
             Ok(user) => {
                 let mut answer = self.authorized(request, &user).unwrap_or_else(|failure| {
@@ -182,9 +182,7 @@ impl Api {
                 answer.extensions_mut().insert(User(user));
                 answer
             }
-        };
-        answer.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-        answer
+        }
     }
 
     fn authenticate(&self, request: &Request<Bytes>) -> Result<String, Failure> {
@@ -409,9 +407,7 @@ impl Api {
             }
             .run(self.store.clone())
         };
-        let mut answer = Response::new(body);
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(answer)
+        Ok(respond(StatusCode::OK, "application/json", body))
     }
 
     fn create(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
@@ -864,6 +860,7 @@ fn respond(code: StatusCode, content_type: &'static str, body: Body) -> Response
     let mut answer = Response::new(body);
     *answer.status_mut() = code;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     answer
 }
 
