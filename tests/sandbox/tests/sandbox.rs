@@ -164,6 +164,8 @@ async fn objects_are_created_patched_selected_and_evicted() {
     let patched = sandbox.store().get("leases", "shop", "prune").unwrap();
     assert_eq!(patched["spec"], json!({ "leaseDurationSeconds": 5 }));
     assert_eq!(status(patch("application/json-patch+json", "prune", &json!([]))).await, 415);
+    let protobuf = post().header("Content-Type", "application/vnd.kubernetes.protobuf");
+    assert_eq!(status(protobuf).await, 415);
     let stale = json!({ "metadata": { "resourceVersion": "1" } });
     assert_eq!(status(patch("application/merge-patch+json", "prune", &stale)).await, 409);
     assert_eq!(status(patch("application/apply-patch+yaml", "other", &lease)).await, 201);
@@ -294,7 +296,7 @@ async fn a_hook_changes_objects_before_a_request() {
 }
 
 #[tokio::test]
-async fn watches_end_when_their_revision_is_forgotten_and_lists_may_come_first() {
+async fn watches_may_begin_with_what_there_is() {
     let sandbox = http();
     sandbox.api().configure(|settings| settings.watch_list = true);
     sandbox.store().create("imagestreams", stream("shop", "web"));

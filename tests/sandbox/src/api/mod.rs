@@ -120,6 +120,11 @@ impl Call<'_> {
 
     /// The body as an object of this kind.
     fn object(&self, kind: &str) -> Result<Value, Failure> {
+        let content_type =
+            self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if content_type.contains("protobuf") || content_type == "application/yaml" {
+            return Err(Failure::unsupported_media_type("application/json"));
+        }
         serde_json::from_slice(self.body).map_err(|error| {
             let reason = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
             let text = String::from_utf8_lossy(self.body);
@@ -483,7 +488,9 @@ impl Api {
             call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let apply = content_type.starts_with("application/apply-patch");
         if !apply && !content_type.contains("merge-patch+json") {
-            return Err(Failure::unsupported_media_type());
+            return Err(Failure::unsupported_media_type(
+                "application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
+            ));
         }
         let patch = call.object(resource.kind)?;
         if apply && self.store.find(resource, namespace, name).is_none() {
@@ -552,7 +559,7 @@ impl Api {
         let review = call.object("SelfSubjectReview")?;
         let answer = match resource {
             "selfsubjectreviews" => {
-                let groups = self.access.groups(call.user);
+                let groups = [access::group(call.user)];
                 json!({
                     "kind": "SelfSubjectReview",
                     "apiVersion": "authentication.k8s.io/v1",
