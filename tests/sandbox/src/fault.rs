@@ -174,7 +174,7 @@ impl Fault {
         self
     }
 
-    /// Only requests whose path and query (`/path?query`) contain this text; `*` stands for any characters, a `^` in
+    /// Only requests whose path and query (`/path?query`, as sent) contain this text; `*` stands for any characters, a `^` in
     /// front ties it to the beginning and a `$` behind to the end.
     #[must_use]
     pub fn path(mut self, pattern: &str) -> Self {

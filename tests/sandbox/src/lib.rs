@@ -1,4 +1,25 @@
 //! An embedded OpenShift-like API server and image registry for the tests and the demo.
+//!
+//! A [`Sandbox`] holds the API server; its answers are shaped like those recorded from real servers. Tests put objects
+//! into its [`Store`](api::Store), inject [faults](fault::Faults) and read the [log](log::RequestLog) of what a client
+//! asked:
+//!
+//! ```no_run
+//! use sandbox::fault::{Action, Answer, Fault};
+//! use sandbox::{Config, Sandbox};
+//!
+//! let sandbox = Sandbox::start(Config::default().deny("pruner", "list", "apps", "daemonsets"));
+//! sandbox.load_objects(serde_json::json!({
+//!     "apiVersion": "image.openshift.io/v1",
+//!     "kind": "ImageStream",
+//!     "metadata": { "namespace": "shop", "name": "web" },
+//! }));
+//! sandbox.faults().add(Fault::new(Action::Answer(Answer::too_many_requests(1))).path("/images").times(2));
+//! let kubeconfig = sandbox.write_kubeconfig(std::path::Path::new("/tmp"), "pruner");
+//! // Run something with this kubeconfig, then:
+//! assert!(sandbox.request_log().mutations().is_empty());
+//! # drop(kubeconfig);
+//! ```
 #![expect(
     clippy::expect_used,
     clippy::missing_panics_doc,

@@ -143,4 +143,32 @@ mod tests {
         });
         assert_eq!(value, expected);
     }
+
+    #[test]
+    fn moves_what_belongs_to_the_registry() {
+        let mut stream = json!({ "status": {
+            "dockerImageRepository": "old:5000/shop/web",
+            "tags": [{ "tag": "latest", "items": [
+                { "dockerImageReference": "old:5000/shop/web@sha256:a" },
+                { "dockerImageReference": "quay.io/shop/web@sha256:b" },
+            ] }],
+        } });
+        rewrite_host(&mut stream, "new:80");
+        assert_eq!(stream["status"]["dockerImageRepository"], "new:80/shop/web");
+        let items = &stream["status"]["tags"][0]["items"];
+        assert_eq!(items[0]["dockerImageReference"], "new:80/shop/web@sha256:a");
+        assert_eq!(items[1]["dockerImageReference"], "quay.io/shop/web@sha256:b");
+
+        for (managed, expected) in
+            [("true", "new:80/shop/web@sha256:a"), ("false", "old:5000/shop/web@sha256:a")]
+        {
+            let annotations = json!({ "openshift.io/image.managed": managed });
+            let mut image = json!({
+                "metadata": { "annotations": annotations },
+                "dockerImageReference": "old:5000/shop/web@sha256:a",
+            });
+            rewrite_host(&mut image, "new:80");
+            assert_eq!(image["dockerImageReference"], expected);
+        }
+    }
 }

@@ -149,6 +149,8 @@ async fn http(
     // An error means that the client left or a fault cut the connection.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        // Otherwise idle connections are closed after 30 s, and a client's next request may meet the closing.
+        .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), answer)
         .with_upgrades()
         .await;

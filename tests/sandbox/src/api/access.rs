@@ -52,6 +52,11 @@ impl Rule {
     }
 }
 
+/// The group that a user is in.
+pub(crate) fn group(user: &str) -> &'static str {
+    if user == ANONYMOUS { "system:unauthenticated" } else { "system:authenticated" }
+}
+
 /// The rules of the cluster role `system:image-pruner`.
 #[must_use]
 pub fn image_pruner() -> Vec<Rule> {
@@ -71,7 +76,6 @@ pub fn image_pruner() -> Vec<Rule> {
 #[derive(Debug, Default)]
 struct Account {
     role: String,
-    groups: Vec<String>,
     rules: Vec<Rule>,
     denied: Vec<(String, String, String)>,
 }
@@ -151,17 +155,6 @@ impl Access {
     #[must_use]
     pub fn user(&self, token: &str) -> Option<String> {
         lock(&self.state).tokens.get(token).cloned()
-    }
-
-    /// The groups of a user.
-    pub(crate) fn groups(&self, user: &str) -> Vec<String> {
-        if user == ANONYMOUS {
-            return vec!["system:unauthenticated".to_owned()];
-        }
-        let mut groups =
-            lock(&self.state).accounts.get(user).map(|found| found.groups.clone()).unwrap_or_default();
-        groups.push("system:authenticated".to_owned());
-        groups
     }
 
     /// Why the user may do this; `None` if they may not.

@@ -120,6 +120,11 @@ impl Call<'_> {
 
     /// The body as an object of this kind.
     fn object(&self, kind: &str) -> Result<Value, Failure> {
+        let content_type =
+            self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if content_type.contains("protobuf") || content_type == "application/yaml" {
+            return Err(Failure::unsupported_media_type("application/json"));
+        }
         serde_json::from_slice(self.body).map_err(|error| {
             let reason = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
             let text = String::from_utf8_lossy(self.body);
@@ -167,7 +172,7 @@ impl Api {
     }
 
     fn answer(&self, request: &Request<Bytes>) -> Response<Body> {
-        let mut answer = match self.authenticate(request) {
+        match self.authenticate(request) {
             Err(failure) => failed(&failure),
             Ok(user) => {
                 let mut answer = self.authorized(request, &user).unwrap_or_else(|failure| {
@@ -182,9 +187,7 @@ impl Api {
                 answer.extensions_mut().insert(User(user));
                 answer
             }
-        };
-        answer.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-        answer
+        }
     }
 
     fn authenticate(&self, request: &Request<Bytes>) -> Result<String, Failure> {
@@ -409,9 +412,7 @@ impl Api {
             }
             .run(self.store.clone())
         };
-        let mut answer = Response::new(body);
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(answer)
+        Ok(respond(StatusCode::OK, "application/json", body))
     }
 
     fn create(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
@@ -487,7 +488,9 @@ impl Api {
             call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let apply = content_type.starts_with("application/apply-patch");
         if !apply && !content_type.contains("merge-patch+json") {
-            return Err(Failure::unsupported_media_type());
+            return Err(Failure::unsupported_media_type(
+                "application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
+            ));
         }
         let patch = call.object(resource.kind)?;
         if apply && self.store.find(resource, namespace, name).is_none() {
@@ -556,7 +559,7 @@ impl Api {
         let review = call.object("SelfSubjectReview")?;
         let answer = match resource {
             "selfsubjectreviews" => {
-                let groups = self.access.groups(call.user);
+                let groups = [access::group(call.user)];
                 json!({
                     "kind": "SelfSubjectReview",
                     "apiVersion": "authentication.k8s.io/v1",
@@ -864,6 +867,7 @@ fn respond(code: StatusCode, content_type: &'static str, body: Body) -> Response
     let mut answer = Response::new(body);
     *answer.status_mut() = code;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     answer
 }
 
