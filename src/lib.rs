@@ -3,4 +3,6 @@
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
 
+pub mod cli;
+pub mod cluster;
 pub mod error;
