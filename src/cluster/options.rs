@@ -72,4 +72,9 @@ impl Environment {
             service_account: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
         }
     }
+
+    /// The variable's value, if it is set, not empty and UTF-8.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(std::ffi::OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
+    }
 }
