@@ -75,6 +75,7 @@ pub fn parse(text: &str) -> Result<SignedDuration, DurationError> {
 }
 
 /// Writes a duration as Go's `Duration.String` does: `1h0m0s`, `1.5s`, `300µs`, `0s`.
+#[must_use]
 pub fn format(duration: SignedDuration) -> String {
     let sign = if duration.is_negative() { "-" } else { "" };
     let nanoseconds = duration.as_nanos().unsigned_abs();

@@ -39,11 +39,11 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Fai
     })
 }
 
-fn invocation(argv: Vec<OsString>, program: &str) -> Result<Invocation, Failure> {
-    let last = argv.last().cloned().unwrap_or_default();
+fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure> {
+    let last = words.last().cloned().unwrap_or_default();
     let mut command = command(program);
     let args = command
-        .try_get_matches_from_mut(argv)
+        .try_get_matches_from_mut(words)
         .and_then(|mut matches| Args::from_arg_matches_mut(&mut matches))
         .map_err(|error| usage(&error, &last.to_string_lossy()))?;
     if args.help_summary {
@@ -90,13 +90,11 @@ fn usage(error: &clap::Error, last_word: &str) -> Failure {
     let flag = sanitize(invalid.split([' ', '=', '[']).next().unwrap_or(invalid));
     match error.kind() {
         ErrorKind::UnknownArgument => {
-            let failure = match flag.strip_prefix("--") {
-                Some(_) => Failure::usage(format!("unknown flag: {flag}")),
-                None => Failure::usage(format!(
-                    "unknown shorthand flag: '{}' in {}",
-                    flag.trim_start_matches('-'),
-                    sanitize(last_word_with(last_word, &flag)),
-                )),
+            let failure = if flag.starts_with("--") {
+                Failure::usage(format!("unknown flag: {flag}"))
+            } else {
+                let letter = flag.trim_start_matches('-');
+                Failure::usage(format!("unknown shorthand flag: '{letter}' in -{letter}"))
             };
             match context(ContextKind::SuggestedArg) {
                 "" => failure,
@@ -113,14 +111,5 @@ fn usage(error: &clap::Error, last_word: &str) -> Failure {
         _ => Failure::usage(sanitize(
             error.to_string().trim_start_matches("error: ").lines().next().unwrap_or_default(),
         )),
-    }
-}
-
-/// pflag shows the word that the unknown letter stands in; only the last word is at hand.
-fn last_word_with<'a>(last_word: &'a str, flag: &'a str) -> &'a str {
-    if last_word.starts_with('-') && last_word.contains(flag.trim_start_matches('-')) {
-        last_word
-    } else {
-        flag
     }
 }

@@ -26,6 +26,7 @@ pub struct RegistryUrl {
 
 impl RegistryUrl {
     /// `HOST[:PORT]`, an IPv6 address in brackets: as in a URL and in a `Host` header.
+    #[must_use]
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         match self.port {

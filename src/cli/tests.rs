@@ -162,6 +162,8 @@ fn mistakes_are_named_in_the_words_of_the_reference() {
             "--keep-tag-revisions=many",
             r#"invalid argument "many" for "--keep-tag-revisions" flag: strconv.ParseInt: parsing "many": invalid syntax"#,
         ),
+        ("--all=", r#"invalid argument "" for "--all" flag: strconv.ParseBool: parsing "": invalid syntax"#),
+        ("--keep-tag-revisions", "flag needs an argument: --keep-tag-revisions"),
         ("-v=x", r#"invalid argument "x" for "-v, --v" flag: strconv.ParseInt: parsing "x": invalid syntax"#),
         (
             "--keep-younger-than=ten",

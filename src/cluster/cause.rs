@@ -157,6 +157,7 @@ fn wrong_name(error: &CertificateError) -> String {
 }
 
 /// What an operating system error is called, without Rust's `(os error N)`.
+#[must_use]
 pub fn io_text(error: &io::Error) -> String {
     let text = match error.kind() {
         io::ErrorKind::NotFound => "no such file or directory",
@@ -179,6 +180,7 @@ pub fn io_text(error: &io::Error) -> String {
 }
 
 /// Makes a text from outside harmless on a terminal: one line, control and format characters escaped, not too long.
+#[must_use]
 pub fn sanitize(text: &str) -> String {
     use std::fmt::Write as _;
     let text = text.trim();

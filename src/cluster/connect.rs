@@ -205,47 +205,56 @@ impl Cluster {
     }
 
     /// The bearer token whenever it is needed, renewed as it expires or is refused.
+    #[must_use]
     pub fn token_source(&self) -> TokenSource {
         credentials::token_source(Arc::clone(&self.inner.credentials))
     }
 
     /// Whether the kubeconfig or a flag says not to verify certificates.
+    #[must_use]
     pub fn allows_insecure(&self) -> bool {
         self.inner.insecure
     }
 
     /// The kubeconfig's CA, PEM; `None` inside a pod, whose API's CA signs nothing else.
+    #[must_use]
     pub fn ca_pem(&self) -> Option<Vec<u8>> {
         self.inner.ca_pem.clone()
     }
 
     /// Whether the login is the service account of the pod that we run in.
+    #[must_use]
     pub fn is_in_cluster(&self) -> bool {
         self.inner.in_cluster
     }
 
     /// The API server's URL, without a `/` at the end.
+    #[must_use]
     pub fn server(&self) -> &str {
         &self.inner.server
     }
 
     /// The kubeconfig's context, if one is used.
+    #[must_use]
     pub fn context(&self) -> Option<&str> {
         self.inner.context.as_deref()
     }
 
     /// The name of the kubeconfig's user entry, if one is used. The cluster may call the user otherwise.
+    #[must_use]
     pub fn user_name(&self) -> Option<&str> {
         self.inner.user_name.as_deref()
     }
 
     /// The user that the API server sees instead (`--as`). The registry sees the owner of the token.
+    #[must_use]
     pub fn impersonated_user(&self) -> Option<&str> {
         self.inner.impersonated.as_deref()
     }
 
     /// What ends the run when a request failed: `doing` is what it was for, as in `list imagestreams`. Exit code 1;
     /// once something was changed the caller sets another.
+    #[must_use]
     pub fn failure(&self, error: &ApiError, doing: &str) -> Failure {
         let place = Place {
             server: &self.inner.server,
@@ -279,7 +288,11 @@ fn config(target: &Target) -> Result<Config, Failure> {
     let data = user.client_certificate_data.as_deref().filter(|data| !data.is_empty());
     let file = user.client_certificate.as_deref().filter(|file| !file.is_empty());
     let certificate = pem(data, file, "client-certificate")?;
-    let data = user.client_key_data.as_ref().map(|data| data.expose_secret()).filter(|data| !data.is_empty());
+    let data = user
+        .client_key_data
+        .as_ref()
+        .map(secrecy::ExposeSecret::expose_secret)
+        .filter(|data| !data.is_empty());
     let file = user.client_key.as_deref().filter(|file| !file.is_empty());
     let key = pem(data, file, "client-key")?;
     match (certificate, key) {
@@ -332,6 +345,7 @@ mod tests {
     use crate::cluster::{
         cause::CauseKind,
         credentials::Refresh,
+        options::RequestTimeout,
         request::Retry,
         test_support::{Reply, Server, environment, kubeconfig},
     };
@@ -522,6 +536,42 @@ mod tests {
             let error = tokio::time::timeout(Duration::from_secs(5), cluster.request(request));
             assert_eq!(error.await.expect("hung").unwrap_err(), ApiError::Timeout(doing));
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_timeout_covers_the_answer_as_a_whole() {
+        let server =
+            Server::start(vec![Reply::Hang("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf".to_owned())])
+                .await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        fs::write(&path, kubeconfig(&server.url(), "token: abc")).unwrap();
+        let options = ConnectionOptions {
+            kubeconfig: Some(path),
+            request_timeout: RequestTimeout::Whole(Duration::from_millis(200)),
+            ..ConnectionOptions::default()
+        };
+        let cluster = Cluster::connect(&options, &environment(&[])).await.unwrap();
+        let mut request = ApiRequest::get("/a");
+        request.retry = Retry::Never;
+        let error =
+            tokio::time::timeout(Duration::from_secs(5), cluster.request(request)).await.expect("hung");
+        assert_eq!(error.unwrap_err(), ApiError::Timeout("reading the answer"));
+    }
+
+    #[tokio::test]
+    async fn a_pods_token_is_used_and_its_ca_is_no_ca_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        fs::write(folder.path().join("ca.crt"), ca.pem()).unwrap();
+        fs::write(folder.path().join("token"), "pod-token\n").unwrap();
+        let mut environment = environment(&[("KUBERNETES_SERVICE_HOST", "fd00::1")]);
+        environment.service_account = folder.path().to_owned();
+        let cluster = Cluster::connect(&ConnectionOptions::default(), &environment).await.unwrap();
+        assert_eq!(cluster.server(), "https://[fd00::1]:443");
+        assert!(cluster.is_in_cluster() && cluster.ca_pem().is_none());
+        assert_eq!(cluster.bearer_token().await.unwrap().unwrap().expose_secret(), "pod-token");
     }
 
     #[tokio::test]

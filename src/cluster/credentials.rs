@@ -186,7 +186,7 @@ fn header(scheme: &str, value: &str) -> Result<HeaderValue, Failure> {
 
 async fn token_file(path: &str, previous: Option<SecretString>) -> Result<SecretString, Failure> {
     match tokio::fs::read_to_string(path).await {
-        Ok(text) if !text.trim().is_empty() => Ok(SecretString::from(text.trim())),
+        Ok(text) if !text.trim().is_empty() => Ok(SecretString::from(text)),
         // Some take the file away once it was read (https://github.com/kubernetes/kubernetes/issues/68164).
         result => previous.ok_or_else(|| {
             let cause = result.map_or_else(|error| io_text(&error), |_| "the file is empty".to_owned());

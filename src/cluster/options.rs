@@ -64,6 +64,7 @@ pub struct Environment {
 
 impl Environment {
     /// The surroundings of this process.
+    #[must_use]
     pub fn of_process() -> Self {
         Self {
             variables: std::env::vars_os().collect(),

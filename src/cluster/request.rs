@@ -171,8 +171,10 @@ impl Waits {
             ApiError::Connection(cause) => {
                 retry == Retry::Idempotent && matches!(cause.kind, CauseKind::Cut | CauseKind::Other)
             }
-            ApiError::Unavailable { .. } | ApiError::Server { status: 500, .. } => retry == Retry::Idempotent,
-            ApiError::Timeout(_) | ApiError::Truncated { .. } => retry == Retry::Idempotent,
+            ApiError::Unavailable { .. }
+            | ApiError::Server { status: 500, .. }
+            | ApiError::Timeout(_)
+            | ApiError::Truncated { .. } => retry == Retry::Idempotent,
             _ => false,
         };
         if !passes {
