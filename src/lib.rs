@@ -3,6 +3,8 @@
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
 
+pub mod cli;
+pub mod cluster;
 pub mod error;
 pub mod inventory;
 pub mod model;

@@ -1,0 +1,265 @@
+//! The flags as typed. Nothing here is checked: values are kept as words, so that the messages about them can be
+//! those of the reference (`validate.rs`).
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{ArgAction, Parser};
+
+const CONNECTION: &str = "Connection (the same flags as kubectl's)";
+
+/// Prune images that nothing uses any more
+///
+/// Removes old image stream items, the images that no stream names any more, and their data in the registry.
+/// Without --confirm nothing is changed: the run only says what it would delete.
+#[derive(Parser)]
+#[command(
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    next_help_heading = "Flags",
+    after_long_help = AFTER
+)]
+pub(super) struct Args {
+    /// Really delete; without it, only say what would be deleted
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) confirm: Option<String>,
+
+    /// How many revisions of each tag stay
+    ///
+    /// The newest ones stay, whatever their age. Default: 3.
+    #[arg(long, value_name = "N")]
+    pub(super) keep_tag_revisions: Option<String>,
+
+    /// Keep whatever is younger than this
+    ///
+    /// A duration with units: 90m, 96h, 1h30m, 0. There are no days: 1 day is 24h. Also protects what recent pods
+    /// used, and image streams that are younger. Default: 60m.
+    #[arg(long, value_name = "DURATION")]
+    pub(super) keep_younger_than: Option<String>,
+
+    /// Select by size: images over the limits of their namespace
+    ///
+    /// Compares with the largest image that the LimitRanges of the namespace allow (type openshift.io/Image).
+    /// Excludes --keep-tag-revisions and --keep-younger-than.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) prune_over_size_limit: Option<String>,
+
+    /// Also images that were not pushed to the integrated registry
+    ///
+    /// With --all=false only images with the annotation openshift.io/image.managed are deleted. Default: true.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) all: Option<String>,
+
+    /// Also remove data from the registry
+    ///
+    /// With --prune-registry=false only API objects are pruned, and no registry is contacted. Default: true.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) prune_registry: Option<String>,
+
+    /// The registry, as [SCHEME://]HOST[:PORT]
+    ///
+    /// Default: the address that the image streams name.
+    #[arg(long, value_name = "URL")]
+    pub(super) registry_url: Option<String>,
+
+    /// The CA that signed the registry's certificate
+    ///
+    /// Added to the kubeconfig's CA. Excludes --force-insecure and an http:// registry URL. For the API server's CA
+    /// use the kubeconfig.
+    #[arg(long, value_name = "FILE")]
+    pub(super) certificate_authority: Option<PathBuf>,
+
+    /// Accept any certificate of the registry, and plain HTTP
+    ///
+    /// With an https:// registry URL only the certificate goes unverified; HTTP is not tried.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) force_insecure: Option<String>,
+
+    /// Go on although references to images do not parse
+    ///
+    /// A reference that does not parse protects no image. Without this flag such a reference stops the run.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) ignore_invalid_refs: Option<String>,
+
+    /// How many deletions are in flight
+    ///
+    /// Default (also for 0): 5.
+    #[arg(long, value_name = "N")]
+    pub(super) num_workers: Option<String>,
+
+    /// Only the image streams of this namespace
+    ///
+    /// What uses them is looked for in all namespaces, and no image objects are deleted. The namespace of the
+    /// kubeconfig's context does not count.
+    #[arg(long, short, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+
+    /// Output: text, wide, json, yaml or name
+    #[arg(long, short, value_name = "FORMAT")]
+    pub(super) output: Option<String>,
+
+    /// How much to log on stderr, 0 to 10
+    #[arg(long = "v", short = 'v', value_name = "N")]
+    pub(super) verbosity: Option<String>,
+
+    /// Print a summary of the flags
+    #[arg(short = 'h', action = ArgAction::SetTrue)]
+    pub(super) help_summary: bool,
+
+    /// Print this text
+    #[arg(long = "help", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", hide_possible_values = true)]
+    pub(super) help_text: Option<String>,
+
+    /// Print the version
+    #[arg(long = "version", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) version_text: Option<String>,
+
+    /// The kubeconfig file
+    ///
+    /// Default: the files in the variable KUBECONFIG, else ~/.kube/config; inside a pod that has neither, the pod's
+    /// service account.
+    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
+    pub(super) kubeconfig: Option<PathBuf>,
+
+    /// The context to use instead of the current one
+    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
+    pub(super) context: Option<String>,
+
+    /// The cluster to use instead of the context's
+    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
+    pub(super) cluster: Option<String>,
+
+    /// The user to use instead of the context's
+    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
+    pub(super) user: Option<String>,
+
+    /// The URL of the API server
+    #[arg(long, short, value_name = "URL", help_heading = CONNECTION)]
+    pub(super) server: Option<String>,
+
+    /// The bearer token for the API server and the registry
+    #[arg(long, value_name = "TOKEN", help_heading = CONNECTION)]
+    pub(super) token: Option<String>,
+
+    /// The user to impersonate
+    ///
+    /// Reaches only the API server: the registry sees the owner of the token.
+    #[arg(long = "as", value_name = "USER", help_heading = CONNECTION)]
+    pub(super) as_user: Option<String>,
+
+    /// A group to impersonate (can be repeated)
+    #[arg(long, value_name = "GROUP", action = ArgAction::Append, help_heading = CONNECTION)]
+    pub(super) as_group: Vec<String>,
+
+    /// The UID to impersonate
+    #[arg(long, value_name = "UID", help_heading = CONNECTION)]
+    pub(super) as_uid: Option<String>,
+
+    /// The client certificate, a PEM file
+    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
+    pub(super) client_certificate: Option<PathBuf>,
+
+    /// The key of the client certificate, a PEM file
+    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
+    pub(super) client_key: Option<PathBuf>,
+
+    /// Do not verify the certificate of the API server
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = CONNECTION)]
+    pub(super) insecure_skip_tls_verify: Option<String>,
+
+    /// The name that the API server's certificate must carry
+    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
+    pub(super) tls_server_name: Option<String>,
+
+    /// How long one request to the API server may take
+    ///
+    /// 30, 30s, 2m; 0 for no limit. Default: no limit as long as the answer makes progress.
+    #[arg(long, value_name = "DURATION", help_heading = CONNECTION)]
+    pub(super) request_timeout: Option<String>,
+
+    /// Words that are no flags; caught here because the command takes none.
+    #[arg(hide = true)]
+    pub(super) words: Vec<OsString>,
+}
+
+const AFTER: &str = "\
+Examples:
+  {program}                           What would go
+  {program} --confirm                 Delete it
+  {program} -n shop --keep-younger-than=96h
+  {program} --confirm --registry-url=https://registry.example.com --certificate-authority=ca.crt
+
+Exit codes:
+  0  done; also: nothing to do, a dry run
+  1  an error before any change was made
+  2  the command line is wrong
+  3  finished, and some objects could not be pruned
+  130, 143  ended by Ctrl-C, by SIGTERM";
+
+/// What `-h` prints: every flag, on 24 lines of 80 columns.
+pub(super) const SUMMARY: &str = "\
+Prune images that nothing uses any more; a dry run without --confirm
+
+Usage: {program} [flags]
+
+      --confirm                 Really delete, not only say what would go
+      --keep-tag-revisions=3    How many revisions of each tag stay
+      --keep-younger-than=60m   Keep whatever is younger: 90m, 96h, 0
+      --prune-over-size-limit   Select by size: images over their limits
+      --all=false               Only images pushed to the integrated registry
+      --prune-registry=false    Only API objects, no data in the registry
+      --registry-url=URL        The registry, as [SCHEME://]HOST[:PORT]
+      --certificate-authority=FILE  The CA of the registry's certificate
+      --force-insecure          Accept any certificate, and plain HTTP
+      --ignore-invalid-refs     Go on although references do not parse
+      --num-workers=5           How many deletions are in flight
+  -n, --namespace=NAME          Only the image streams of this namespace
+  -o, --output=FORMAT           text, wide, json, yaml or name
+  -v, --v=N                     How much to log, 0 to 10
+  -h, --help, --version         This summary, all details, the version
+
+Connection, as kubectl's: --kubeconfig --context --cluster --user -s/--server
+  --token --as --as-group --as-uid --client-certificate --client-key
+  --insecure-skip-tls-verify --tls-server-name --request-timeout
+";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_summary_names_every_flag_and_fits_a_terminal() {
+        for arg in Args::command().get_arguments().filter(|arg| !arg.is_positional()) {
+            if let Some(long) = arg.get_long() {
+                assert!(SUMMARY.contains(&format!("--{long}")), "--{long} is missing");
+            }
+        }
+        let summary = SUMMARY.replace("{program}", "kubectl prune-images");
+        // One line is left for the prompt that follows.
+        assert!(summary.lines().count() <= 23, "{} lines", summary.lines().count());
+        for line in summary.lines() {
+            assert!(line.chars().count() <= 80, "too wide: {line}");
+        }
+    }
+
+    #[test]
+    fn every_flag_explains_itself_in_one_line() {
+        for arg in Args::command().get_arguments() {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                !help.is_empty() && help.len() <= 70 && !help.ends_with('.') || arg.is_positional(),
+                "{arg}: {help}"
+            );
+        }
+    }
+}

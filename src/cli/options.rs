@@ -1,0 +1,105 @@
+//! What the program needs: values that are checked, complete and free of the command line's spelling.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use jiff::SignedDuration;
+
+use super::registry_url::RegistryUrl;
+use crate::cluster::ConnectionOptions;
+
+/// Everything that a prune was asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How the user calls the program, for hints: `oc prune-images` or `kubectl prune-images`.
+    pub program: String,
+    /// What to prune.
+    pub prune: PruneOptions,
+    /// Which registry, and how to trust it.
+    pub registry: RegistryOptions,
+    /// `--confirm`: really delete. Without it the run is a dry run.
+    pub confirm: bool,
+    /// `--num-workers`: deletions in flight.
+    pub num_workers: NonZeroUsize,
+    /// `--output`.
+    pub output: OutputFormat,
+    /// `-v`: 0 is silent, 10 the most.
+    pub verbosity: u8,
+    /// Which cluster, and as whom.
+    pub connection: ConnectionOptions,
+}
+
+/// What to prune; the rules are in `semantics.md`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PruneOptions {
+    /// `--all`: also images that were not pushed to the integrated registry (the default).
+    pub all: bool,
+    /// What decides that an item stays.
+    pub keep: Keep,
+    /// `--ignore-invalid-refs`: go on when references do not parse.
+    pub ignore_invalid_refs: bool,
+    /// `--namespace`: only the streams of this namespace. The kubeconfig's namespace does not count.
+    pub namespace: Option<String>,
+    /// `--prune-registry`: also remove data from the registry (the default), not only API objects.
+    pub prune_registry: bool,
+}
+
+/// What decides that an item stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// The newest revisions of each tag, and whatever is young.
+    Revisions {
+        /// `--keep-tag-revisions`: how many items of each tag stay.
+        keep_tag_revisions: u32,
+        /// `--keep-younger-than`: never negative.
+        keep_younger_than: SignedDuration,
+    },
+    /// `--prune-over-size-limit`: every image within the size limits of its namespace.
+    OverSizeLimit,
+}
+
+/// Which registry, and how to trust it.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryOptions {
+    /// `--registry-url`; without it, the address is found in the cluster.
+    pub url: Option<RegistryUrl>,
+    /// `--certificate-authority`: the CA that signed the registry's certificate.
+    pub ca: Option<CaBundle>,
+    /// `--force-insecure`: skip verification, and speak plain HTTP if need be.
+    pub force_insecure: bool,
+}
+
+/// A file of CA certificates that was read and holds at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaBundle {
+    /// The file as the user named it.
+    pub path: PathBuf,
+    /// Its content.
+    pub pem: Vec<u8>,
+}
+
+/// The form of what goes to stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For people with wide terminals.
+    Wide,
+    /// A versioned JSON document.
+    Json,
+    /// The same document in YAML.
+    Yaml,
+    /// One `kind/name` per line, for pipes.
+    Name,
+}
+
+impl OutputFormat {
+    /// All formats by the word that selects them, sorted as kubectl lists them.
+    pub const BY_NAME: [(&'static str, Self); 5] = [
+        ("json", Self::Json),
+        ("name", Self::Name),
+        ("text", Self::Text),
+        ("wide", Self::Wide),
+        ("yaml", Self::Yaml),
+    ];
+}

@@ -1,0 +1,115 @@
+//! From the process's arguments to an [`Invocation`]: the only file that speaks with the command line library.
+//!
+//! The library's own messages are replaced by those of Go's `pflag`, which `oc` and `kubectl` print.
+
+use std::{ffi::OsString, path::Path};
+
+use clap::{
+    CommandFactory as _, FromArgMatches as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use super::{
+    args::{Args, SUMMARY},
+    options::Options,
+    validate,
+};
+use crate::{cluster::sanitize, error::Failure};
+
+/// What the user asks for.
+#[derive(Debug, Clone)]
+pub enum Invocation {
+    /// Print this text on stdout and exit with 0: help or version.
+    Print(String),
+    /// Plan a prune, and carry it out if [`Options::confirm`] says so.
+    Prune(Box<Options>),
+}
+
+/// Reads the arguments, the program's own name first.
+///
+/// # Errors
+/// A [`Failure`] with exit code 2 for a mistake on the command line, and with 1 for a file of CA certificates that
+/// cannot be used; in the reference's words where it has some.
+pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Failure> {
+    let argv: Vec<_> = argv.into_iter().collect();
+    let program = program(argv.first().map_or(Path::new(""), Path::new));
+    invocation(argv, &program).map_err(|failure| match failure.exit {
+        crate::error::Exit::Usage => failure.hint(format!("see '{program} --help' for usage")),
+        _ => failure,
+    })
+}
+
+fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure> {
+    let last = words.last().cloned().unwrap_or_default();
+    let mut command = command(program);
+    let args = command
+        .try_get_matches_from_mut(words)
+        .and_then(|mut matches| Args::from_arg_matches_mut(&mut matches))
+        .map_err(|error| usage(&error, &last.to_string_lossy()))?;
+    if args.help_summary {
+        return Ok(Invocation::Print(SUMMARY.replace("{program}", program)));
+    }
+    if validate::asked_for("--help", args.help_text.as_deref())? {
+        let text = command.render_long_help().to_string();
+        return Ok(Invocation::Print(text.replace("{program}", program)));
+    }
+    if validate::asked_for("--version", args.version_text.as_deref())? {
+        return Ok(Invocation::Print(format!("{program} {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    validate::validate(args, program.to_owned()).map(|options| Invocation::Prune(Box::new(options)))
+}
+
+fn command(program: &str) -> clap::Command {
+    Args::command()
+        .bin_name(program)
+        .override_usage(format!("{program} [flags]"))
+        .max_term_width(100)
+        // pflag takes the next word as the value whatever it looks like: `--keep-tag-revisions -1`.
+        .mut_args(|arg| {
+            let takes_next_word =
+                !arg.is_positional() && !arg.is_require_equals_set() && arg.get_action().takes_values();
+            if takes_next_word { arg.allow_hyphen_values(true) } else { arg }
+        })
+}
+
+/// How the user calls the program: `kubectl` finds `kubectl-prune_images`, `oc` finds that or `oc-prune_images`.
+fn program(path: &Path) -> String {
+    let name = path.file_stem().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let caller = if name.starts_with("kubectl-") { "kubectl" } else { "oc" };
+    format!("{caller} prune-images")
+}
+
+fn usage(error: &clap::Error, last_word: &str) -> Failure {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        Some(ContextValue::Strings(texts)) => texts.first().map_or("", String::as_str),
+        _ => "",
+    };
+    // `--registry-url <URL>`: the flag's name is the first word.
+    let invalid = context(ContextKind::InvalidArg);
+    let flag = sanitize(invalid.split([' ', '=', '[']).next().unwrap_or(invalid));
+    match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let failure = if flag.starts_with("--") {
+                Failure::usage(format!("unknown flag: {flag}"))
+            } else {
+                let letter = flag.trim_start_matches('-');
+                Failure::usage(format!("unknown shorthand flag: '{letter}' in -{letter}"))
+            };
+            match context(ContextKind::SuggestedArg) {
+                "" => failure,
+                suggestion => failure.hint(format!("did you mean {suggestion}?")),
+            }
+        }
+        ErrorKind::InvalidValue | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
+            match last_word.strip_prefix('-').filter(|letter| letter.len() == 1 && *letter != "-") {
+                Some(letter) => Failure::usage(format!("flag needs an argument: '{letter}' in -{letter}")),
+                None => Failure::usage(format!("flag needs an argument: {flag}")),
+            }
+        }
+        ErrorKind::InvalidUtf8 => Failure::usage("an argument is not valid UTF-8"),
+        _ => Failure::usage(sanitize(
+            error.to_string().trim_start_matches("error: ").lines().next().unwrap_or_default(),
+        )),
+    }
+}

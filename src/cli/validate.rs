@@ -1,0 +1,269 @@
+//! From what the user typed to what the program needs. No network: only files that flags name are read.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use jiff::SignedDuration;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use secrecy::SecretString;
+
+use super::{
+    args::Args,
+    duration::{self, DurationError},
+    options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions},
+    registry_url::{self, RegistryUrl, RegistryUrlError, Scheme},
+    values::{self, quote},
+};
+use crate::{
+    cluster::{ConnectionOptions, RequestTimeout, io_text, sanitize},
+    error::Failure,
+};
+
+const KEEP_TAG_REVISIONS: u32 = 3;
+const KEEP_YOUNGER_THAN: SignedDuration = SignedDuration::from_mins(60);
+const NUM_WORKERS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
+
+/// Checks every value and fills in the defaults.
+pub(super) fn validate(args: Args, program: String) -> Result<Options, Failure> {
+    if !args.words.is_empty() {
+        return Err(Failure::usage("no arguments are allowed to this command"));
+    }
+    let options = Options {
+        program,
+        prune: PruneOptions {
+            all: boolean("--all", args.all.as_deref())?.unwrap_or(true),
+            keep: keep(&args)?,
+            ignore_invalid_refs: switch("--ignore-invalid-refs", args.ignore_invalid_refs.as_deref())?,
+            namespace: namespace(args.namespace)?,
+            prune_registry: boolean("--prune-registry", args.prune_registry.as_deref())?.unwrap_or(true),
+        },
+        num_workers: num_workers(args.num_workers.as_deref())?,
+        output: output(args.output.as_deref())?,
+        verbosity: verbosity(args.verbosity.as_deref())?,
+        confirm: switch("--confirm", args.confirm.as_deref())?,
+        connection: ConnectionOptions {
+            kubeconfig: nonempty_path(args.kubeconfig),
+            context: nonempty(args.context),
+            cluster: nonempty(args.cluster),
+            user: nonempty(args.user),
+            server: nonempty(args.server),
+            token: nonempty(args.token).map(SecretString::from),
+            impersonate: nonempty(args.as_user),
+            impersonate_groups: args.as_group,
+            impersonate_uid: nonempty(args.as_uid),
+            request_timeout: request_timeout(args.request_timeout.as_deref())?,
+            insecure_skip_tls_verify: switch(
+                "--insecure-skip-tls-verify",
+                args.insecure_skip_tls_verify.as_deref(),
+            )?,
+            tls_server_name: nonempty(args.tls_server_name),
+            client_certificate: nonempty_path(args.client_certificate),
+            client_key: nonempty_path(args.client_key),
+        },
+        // Last, because it reads a file: a mistake on the command line comes first.
+        registry: registry(
+            args.registry_url.as_deref(),
+            nonempty_path(args.certificate_authority),
+            switch("--force-insecure", args.force_insecure.as_deref())?,
+        )?,
+    };
+    Ok(options)
+}
+
+/// The answer to `--help` and `--version`, which are booleans for pflag too.
+pub(super) fn asked_for(flag: &'static str, word: Option<&str>) -> Result<bool, Failure> {
+    switch(flag, word)
+}
+
+fn keep(args: &Args) -> Result<Keep, Failure> {
+    let over_size = boolean("--prune-over-size-limit", args.prune_over_size_limit.as_deref())?;
+    let revisions =
+        args.keep_tag_revisions.as_deref().map(|word| integer("--keep-tag-revisions", word)).transpose()?;
+    let younger = args
+        .keep_younger_than
+        .as_deref()
+        .map(|word| duration::parse(word).map_err(|error| bad_duration("--keep-younger-than", word, &error)))
+        .transpose()?;
+    if over_size.is_some() && (revisions.is_some() || younger.is_some()) {
+        return Err(Failure::usage(
+            "--prune-over-size-limit cannot be specified with --keep-tag-revisions nor --keep-younger-than",
+        ));
+    }
+    match over_size {
+        Some(true) => return Ok(Keep::OverSizeLimit),
+        // The reference accepts it and then keeps nearly everything (`semantics.md`, last line).
+        Some(false) => {
+            return Err(invalid("--prune-over-size-limit", "false", "it can only be switched on")
+                .hint("leave --prune-over-size-limit out to keep by revisions and age"));
+        }
+        None => {}
+    }
+    if younger.is_some_and(|age| age.is_negative()) {
+        return Err(not_negative("--keep-younger-than"));
+    }
+    let keep_tag_revisions = match revisions {
+        Some(number) if number < 0 => return Err(not_negative("--keep-tag-revisions")),
+        // No tag has that many revisions: the largest number that fits means the same.
+        Some(number) => u32::try_from(number).unwrap_or(u32::MAX),
+        None => KEEP_TAG_REVISIONS,
+    };
+    Ok(Keep::Revisions { keep_tag_revisions, keep_younger_than: younger.unwrap_or(KEEP_YOUNGER_THAN) })
+}
+
+fn num_workers(word: Option<&str>) -> Result<NonZeroUsize, Failure> {
+    let Some(word) = word else { return Ok(NUM_WORKERS) };
+    let number = integer("--num-workers", word)?;
+    if number < 0 {
+        return Err(not_negative("--num-workers"));
+    }
+    Ok(usize::try_from(number).ok().and_then(NonZeroUsize::new).unwrap_or(NUM_WORKERS))
+}
+
+fn verbosity(word: Option<&str>) -> Result<u8, Failure> {
+    let number = word.map_or(Ok(0), |word| integer("-v, --v", word))?;
+    Ok(u8::try_from(number.clamp(0, 10)).unwrap_or_default())
+}
+
+fn output(word: Option<&str>) -> Result<OutputFormat, Failure> {
+    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(OutputFormat::default()) };
+    OutputFormat::BY_NAME.into_iter().find(|(name, _)| *name == word).map(|(_, format)| format).ok_or_else(
+        || {
+            let names = OutputFormat::BY_NAME.map(|(name, _)| name).join(",");
+            Failure::usage(format!(
+                "unable to match a printer suitable for the output format {}, allowed formats are: {names}",
+                quote(word)
+            ))
+        },
+    )
+}
+
+fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
+    let Some(name) = nonempty(name) else { return Ok(None) };
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let label = name.len() <= 63
+        && name.bytes().all(|byte| inner(byte) || byte == b'-')
+        && name.bytes().next().is_some_and(inner)
+        && name.bytes().next_back().is_some_and(inner);
+    if label {
+        return Ok(Some(name));
+    }
+    Err(invalid(
+        "-n, --namespace",
+        &name,
+        "a namespace has at most 63 lower case letters, digits and '-', and neither begins nor ends with '-'",
+    ))
+}
+
+/// kubectl's rule: a bare number counts seconds, anything else is a Go duration.
+fn request_timeout(word: Option<&str>) -> Result<RequestTimeout, Failure> {
+    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(RequestTimeout::default()) };
+    let seconds = word.parse().ok().map(Duration::from_secs);
+    let timeout = seconds.or_else(|| Duration::try_from(duration::parse(word).ok()?).ok());
+    match timeout {
+        Some(Duration::ZERO) => Ok(RequestTimeout::Unlimited),
+        Some(timeout) => Ok(RequestTimeout::Whole(timeout)),
+        None => Err(invalid(
+            "--request-timeout",
+            word,
+            "Timeout must be a single integer in seconds, or an integer followed by a corresponding time unit \
+             (e.g. 1s | 2m | 3h)",
+        )),
+    }
+}
+
+fn registry(
+    url: Option<&str>,
+    ca: Option<PathBuf>,
+    force_insecure: bool,
+) -> Result<RegistryOptions, Failure> {
+    let url = url.filter(|url| !url.is_empty()).map(registry_url).transpose()?;
+    if ca.is_some() && force_insecure {
+        return Err(Failure::usage("--certificate-authority cannot be specified with --force-insecure")
+            .hint("leave one of the two out: a certificate is either verified or it is not"));
+    }
+    if ca.is_some() && url.as_ref().is_some_and(|url| url.scheme == Some(Scheme::Http)) {
+        return Err(Failure::usage("--certificate-authority cannot be specified for insecure http protocol")
+            .hint("give an https:// URL in --registry-url, or leave --certificate-authority out"));
+    }
+    Ok(RegistryOptions { url, ca: ca.map(ca_bundle).transpose()?, force_insecure })
+}
+
+fn registry_url(text: &str) -> Result<RegistryUrl, Failure> {
+    registry_url::parse(text).map_err(|error| {
+        let failure = Failure::usage(format!("invalid --registry-url flag: {error}"));
+        match error {
+            RegistryUrlError::UserInfo => failure.hint(
+                "the registry login uses the bearer token of the API server: --token=TOKEN or `oc login`",
+            ),
+            _ => failure.hint("the form is --registry-url=[http://|https://]HOST[:PORT]"),
+        }
+    })
+}
+
+/// Reads the registry's CA; these two failures exit with 1, as no flag is misspelled.
+fn ca_bundle(path: PathBuf) -> Result<CaBundle, Failure> {
+    let shown = sanitize(&path.to_string_lossy());
+    let pem = std::fs::read(&path).map_err(|error| {
+        let verb = if error.kind() == std::io::ErrorKind::IsADirectory { "read" } else { "open" };
+        Failure::nothing_changed(format!(
+            "failed to read registry ca bundle: {verb} {shown}: {}",
+            io_text(&error)
+        ))
+        .hint("--certificate-authority=FILE names a PEM file with the CA of the registry's certificate")
+    })?;
+    // As Go's AppendCertsFromPEM: what does not parse is skipped, as long as one certificate is good.
+    let mut roots = rustls::RootCertStore::empty();
+    let (good, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+    if good == 0 {
+        return Err(Failure::nothing_changed(
+            "unable to load root certificates: no valid certificate authority data seen",
+        )
+        .hint(format!("{shown} must hold a block that begins with -----BEGIN CERTIFICATE-----")));
+    }
+    Ok(CaBundle { path, pem })
+}
+
+fn boolean(flag: &'static str, word: Option<&str>) -> Result<Option<bool>, Failure> {
+    word.map(|word| values::boolean(word).map_err(|error| invalid(flag, word, error))).transpose()
+}
+
+fn switch(flag: &'static str, word: Option<&str>) -> Result<bool, Failure> {
+    Ok(boolean(flag, word)?.unwrap_or_default())
+}
+
+fn integer(flag: &'static str, word: &str) -> Result<i64, Failure> {
+    values::integer(word).map_err(|error| invalid(flag, word, error))
+}
+
+fn bad_duration(flag: &'static str, word: &str, error: &DurationError) -> Failure {
+    let failure = invalid(flag, word, error);
+    match error {
+        DurationError::UnknownUnit { unit, .. } if unit == "d" => {
+            let hours = word
+                .strip_suffix('d')
+                .and_then(|days| days.parse::<u32>().ok())
+                .and_then(|days| days.checked_mul(24));
+            failure.hint(match hours {
+                Some(hours) => format!("days are no unit, use hours: {flag}={hours}h"),
+                None => format!("days are no unit, use hours (1 day is 24h): {flag}=96h"),
+            })
+        }
+        DurationError::MissingUnit(_) => failure.hint(format!("say which unit: {flag}=60m, {flag}=96h")),
+        _ => failure.hint(format!("a duration is numbers with units: {flag}=90m, {flag}=96h, {flag}=1h30m")),
+    }
+}
+
+fn invalid(flag: &'static str, word: &str, cause: impl std::fmt::Display) -> Failure {
+    Failure::usage(format!("invalid argument {} for \"{flag}\" flag: {cause}", quote(word)))
+}
+
+fn not_negative(flag: &'static str) -> Failure {
+    Failure::usage(format!("{flag} must be greater than or equal to 0"))
+}
+
+fn nonempty(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+fn nonempty_path(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}

@@ -1,0 +1,81 @@
+//! What a connection needs to know: the user's choices and the process's surroundings, as plain data.
+
+use std::{collections::BTreeMap, ffi::OsString, io::IsTerminal as _, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+
+/// The connection flags that kubectl has too, with kubectl's meaning.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionOptions {
+    /// `--kubeconfig`: this file alone; it must exist.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--context`: the context to use instead of the current one.
+    pub context: Option<String>,
+    /// `--cluster`: the cluster entry to use instead of the context's.
+    pub cluster: Option<String>,
+    /// `--user`: the user entry to use instead of the context's.
+    pub user: Option<String>,
+    /// `--server`: the API server's URL.
+    pub server: Option<String>,
+    /// `--token`: a bearer token; beats everything else that the user entry says.
+    pub token: Option<SecretString>,
+    /// `--as`: the user to impersonate towards the API server.
+    pub impersonate: Option<String>,
+    /// `--as-group`: the groups to impersonate.
+    pub impersonate_groups: Vec<String>,
+    /// `--as-uid`: the UID to impersonate.
+    pub impersonate_uid: Option<String>,
+    /// `--request-timeout`.
+    pub request_timeout: RequestTimeout,
+    /// `--insecure-skip-tls-verify`: the API server's certificate is not verified.
+    pub insecure_skip_tls_verify: bool,
+    /// `--tls-server-name`: the name that the API server's certificate must carry.
+    pub tls_server_name: Option<String>,
+    /// `--client-certificate`: a PEM file.
+    pub client_certificate: Option<PathBuf>,
+    /// `--client-key`: a PEM file.
+    pub client_key: Option<PathBuf>,
+}
+
+/// How long a request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequestTimeout {
+    /// No limit for a request as a whole, but one for the first byte and one for every pause in the answer.
+    #[default]
+    Progress,
+    /// This long for a request as a whole, the answer's body included.
+    Whole(Duration),
+    /// No limit at all (`--request-timeout=0`).
+    Unlimited,
+}
+
+/// What the process finds around itself, passed in so that tests can set it.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The environment variables.
+    pub variables: BTreeMap<OsString, OsString>,
+    /// The home directory.
+    pub home: Option<PathBuf>,
+    /// Whether somebody can answer a login program's questions.
+    pub stdin_is_terminal: bool,
+    /// Where Kubernetes mounts a pod's credentials.
+    pub service_account: PathBuf,
+}
+
+impl Environment {
+    /// The surroundings of this process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self {
+            variables: std::env::vars_os().collect(),
+            home: std::env::home_dir(),
+            stdin_is_terminal: std::io::stdin().is_terminal(),
+            service_account: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
+        }
+    }
+
+    /// The variable's value, if it is set, not empty and UTF-8.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(std::ffi::OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
+    }
+}

@@ -1,0 +1,300 @@
+//! Raw requests to the API server, their answers, and how often and how long they are tried.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+
+use super::{
+    cause::{Cause, CauseKind, sanitize},
+    error::{ApiError, Status},
+    options::RequestTimeout,
+};
+
+/// The largest answer that a request takes unless it says otherwise, in bytes.
+const MAX_BODY: usize = 256 << 20;
+
+/// How much of an error's body is read, in bytes.
+const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// Which failures are tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// None.
+    Never,
+    /// Only those where the server did nothing: no connection, or 429.
+    Unsent,
+    /// All that may pass: for requests that do no harm when they are carried out twice. The second try of a
+    /// deletion may find it done (404), that of an update may find a conflict (409) with itself.
+    Idempotent,
+}
+
+/// A request to the API server.
+#[derive(Debug, Clone)]
+pub struct ApiRequest {
+    /// The HTTP method.
+    pub method: Method,
+    /// `/apis/…?limit=500`, below the server's URL.
+    pub path_and_query: String,
+    /// What to send, if anything.
+    pub body: Option<Bytes>,
+    /// The `Content-Type` of the body.
+    pub content_type: &'static str,
+    /// The `Accept` header.
+    pub accept: &'static str,
+    /// Which failures are tried again.
+    pub retry: Retry,
+    /// The largest answer that is taken, in bytes.
+    pub max_body: usize,
+}
+
+impl ApiRequest {
+    /// A request with JSON both ways and the retries that suit the method.
+    pub fn new(method: Method, path_and_query: impl Into<String>) -> Self {
+        let retry = if matches!(method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE) {
+            Retry::Idempotent
+        } else {
+            Retry::Unsent
+        };
+        Self {
+            method,
+            path_and_query: path_and_query.into(),
+            body: None,
+            content_type: "application/json",
+            accept: "application/json",
+            retry,
+            max_body: MAX_BODY,
+        }
+    }
+
+    /// A read.
+    pub fn get(path_and_query: impl Into<String>) -> Self {
+        Self::new(Method::GET, path_and_query)
+    }
+}
+
+/// An answer with a status of success (2xx).
+#[derive(Debug, Clone)]
+pub struct ApiResponse {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The headers, such as `Date`.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// For the answer's head; an API server ends a list itself after 60 s.
+    pub(super) head: Option<Duration>,
+    /// Between two pieces of the answer's body.
+    pub(super) pause: Option<Duration>,
+    /// For one try as a whole.
+    pub(super) whole: Option<Duration>,
+    /// Tries after the first.
+    pub(super) retries: usize,
+    /// The first wait; each further one is twice as long, and up to as much again by chance.
+    pub(super) first_wait: Duration,
+    /// The longest wait, also if the server asks for more.
+    pub(super) longest_wait: Duration,
+    /// No further try begins this long after the first.
+    pub(super) all_tries: Duration,
+}
+
+impl Limits {
+    pub(super) fn new(timeout: RequestTimeout) -> Self {
+        let (head, pause, whole) = match timeout {
+            RequestTimeout::Progress => (Some(Duration::from_secs(90)), Some(Duration::from_secs(60)), None),
+            RequestTimeout::Whole(limit) => (None, None, Some(limit)),
+            RequestTimeout::Unlimited => (None, None, None),
+        };
+        Self {
+            head,
+            pause,
+            whole,
+            retries: 5,
+            first_wait: Duration::from_millis(500),
+            longest_wait: Duration::from_secs(30),
+            all_tries: Duration::from_secs(120),
+        }
+    }
+}
+
+/// A try that failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: ApiError,
+    /// How long the server wants to be left alone.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl From<ApiError> for Failed {
+    fn from(error: ApiError) -> Self {
+        Self { error, retry_after: None }
+    }
+}
+
+/// The waits between the tries of one request.
+pub(super) struct Waits {
+    backoff: ExponentialBackoff,
+    longest: Duration,
+    until: Instant,
+}
+
+impl Waits {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let backoff = ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(limits.first_wait)
+            .with_max_delay(limits.longest_wait)
+            .with_max_times(limits.retries)
+            .build();
+        Self { backoff, longest: limits.longest_wait, until: Instant::now() + limits.all_tries }
+    }
+
+    /// How long to wait before the next try, or `None` if there is none. `reached` says whether this server has
+    /// ever answered: one that never did is more likely misnamed than restarting.
+    pub(super) fn next(&mut self, retry: Retry, failed: &Failed, reached: bool) -> Option<Duration> {
+        let passes = match &failed.error {
+            ApiError::TooManyRequests { .. } => retry != Retry::Never,
+            ApiError::Connection(Cause { kind: CauseKind::Refused | CauseKind::Unreachable, .. }) => {
+                retry != Retry::Never && reached
+            }
+            ApiError::Connection(cause) => {
+                retry == Retry::Idempotent && matches!(cause.kind, CauseKind::Cut | CauseKind::Other)
+            }
+            ApiError::Unavailable { .. }
+            | ApiError::Server { status: 500, .. }
+            | ApiError::Timeout(_)
+            | ApiError::Truncated { .. } => retry == Retry::Idempotent,
+            _ => false,
+        };
+        if !passes {
+            return None;
+        }
+        let asked = failed.retry_after.unwrap_or_default().min(self.longest);
+        let wait = self.backoff.next()?.max(asked);
+        (Instant::now() + wait < self.until).then_some(wait)
+    }
+}
+
+/// A deadline for one try.
+#[derive(Clone, Copy)]
+struct Clock {
+    end: Option<tokio::time::Instant>,
+}
+
+impl Clock {
+    fn start(whole: Option<Duration>) -> Self {
+        Self { end: whole.and_then(|whole| tokio::time::Instant::now().checked_add(whole)) }
+    }
+
+    /// Waits for the next step, at most `limit` and at most until the end.
+    async fn step<T>(
+        self,
+        limit: Option<Duration>,
+        what: &'static str,
+        future: impl Future<Output = T>,
+    ) -> Result<T, ApiError> {
+        let limit = limit.and_then(|limit| tokio::time::Instant::now().checked_add(limit));
+        match [limit, self.end].into_iter().flatten().min() {
+            Some(end) => tokio::time::timeout_at(end, future).await.map_err(|_| ApiError::Timeout(what)),
+            None => Ok(future.await),
+        }
+    }
+}
+
+/// Sends a request once and reads the answer.
+pub(super) async fn send_once(
+    client: &kube::Client,
+    request: http::Request<Body>,
+    max_body: usize,
+    limits: &Limits,
+) -> Result<ApiResponse, Failed> {
+    let wants_json = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == "application/json");
+    let clock = Clock::start(limits.whole);
+    let response = clock.step(limits.head, "waiting for the answer", client.send(request)).await?;
+    let response = response.map_err(|error| of_connection(&error))?;
+    let (parts, body) = response.into_parts();
+    let status = parts.status;
+    if status.is_redirection() {
+        return Err(ApiError::Redirected { to: redirect_target(&parts.headers) }.into());
+    }
+    if !status.is_success() {
+        // What can be read of the explanation; the status itself is already known.
+        let mut read = BytesMut::new();
+        let _ = read_body(body, &mut read, MAX_ERROR_BODY, clock, limits.pause).await;
+        let explanation = Status::read(&read);
+        let seconds =
+            parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let seconds =
+            seconds.or_else(|| explanation.as_ref().map(Status::retry_after)).filter(|seconds| *seconds > 0);
+        return Err(Failed {
+            error: ApiError::of_answer(status, &read, explanation),
+            retry_after: seconds.map(Duration::from_secs),
+        });
+    }
+    let announced =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > max_body)) {
+        return Err(ApiError::BodyTooLarge { limit: max_body }.into());
+    }
+    if wants_json && is_page(&parts.headers) {
+        return Err(
+            ApiError::Malformed("a web page instead of JSON (a login page or a proxy?)".to_owned()).into()
+        );
+    }
+    let mut read = BytesMut::new();
+    read_body(body, &mut read, max_body, clock, limits.pause).await?;
+    Ok(ApiResponse { status, headers: parts.headers, body: read.freeze() })
+}
+
+async fn read_body(
+    mut body: Body,
+    read: &mut BytesMut,
+    limit: usize,
+    clock: Clock,
+    pause: Option<Duration>,
+) -> Result<(), ApiError> {
+    while let Some(frame) = clock.step(pause, "reading the answer", body.frame()).await? {
+        let frame = frame
+            .map_err(|error| ApiError::Truncated { received: read.len(), cause: Cause::of(&error).text })?;
+        if let Ok(data) = frame.into_data() {
+            if data.len() > limit - read.len() {
+                return Err(ApiError::BodyTooLarge { limit });
+            }
+            read.extend_from_slice(&data);
+        }
+    }
+    Ok(())
+}
+
+fn of_connection(error: &kube::Error) -> ApiError {
+    let cause = Cause::of(error);
+    match cause.kind {
+        CauseKind::TimedOut => ApiError::Timeout("connecting"),
+        _ => ApiError::Connection(cause),
+    }
+}
+
+/// The host that a redirect names; never its path or query, which may hold a state or a code.
+fn redirect_target(headers: &HeaderMap) -> String {
+    let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match location.parse::<http::Uri>().ok().and_then(|uri| Some(uri.host()?.to_owned())) {
+        Some(host) => sanitize(&host),
+        None => "another path".to_owned(),
+    }
+}
+
+fn is_page(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    media_type.is_some_and(|media_type| media_type.trim_start().to_ascii_lowercase().starts_with("text/html"))
+}
