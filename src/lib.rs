@@ -6,7 +6,9 @@
 pub mod cli;
 pub mod cluster;
 pub mod error;
+pub mod execute;
 pub mod inventory;
 pub mod model;
 pub mod plan;
 pub mod registry;
+pub mod report;

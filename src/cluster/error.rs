@@ -140,6 +140,22 @@ impl Status {
 }
 
 impl ApiError {
+    /// Whether the same request may succeed later; the server may even have carried it out.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::TooManyRequests { .. }
+                | Self::Unavailable { .. }
+                | Self::Server { .. }
+                | Self::Connection(_)
+                | Self::Timeout(_)
+                | Self::Truncated { .. }
+                | Self::Malformed(_)
+                | Self::BodyTooLarge { .. }
+        )
+    }
+
     /// The error that an answer with this status and body stands for.
     pub(super) fn of_answer(code: StatusCode, body: &[u8], status: Option<Status>) -> Self {
         let text = sanitize(String::from_utf8_lossy(body).trim());

@@ -77,6 +77,22 @@ impl ApiRequest {
     pub fn get(path_and_query: impl Into<String>) -> Self {
         Self::new(Method::GET, path_and_query)
     }
+
+    /// An update, sent once: whether one without an answer was made is for the caller to find out.
+    pub fn put(path_and_query: impl Into<String>, body: Bytes) -> Self {
+        Self { body: Some(body), retry: Retry::Unsent, ..Self::new(Method::PUT, path_and_query) }
+    }
+
+    /// A deletion with `DeleteOptions`.
+    pub fn delete(path_and_query: impl Into<String>, options: Bytes) -> Self {
+        Self { body: Some(options), ..Self::new(Method::DELETE, path_and_query) }
+    }
+
+    /// Takes an answer of at most this many bytes.
+    #[must_use]
+    pub fn max_body(self, max_body: usize) -> Self {
+        Self { max_body, ..self }
+    }
 }
 
 /// An answer with a status of success (2xx).

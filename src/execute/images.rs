@@ -43,7 +43,8 @@ impl Progress {
             .collect();
         for position in doomed {
             let image = &inventory.images.all()[position];
-            let blobs = inventory.images.layers(position).iter().copied().chain(image.config).chain([image.name]);
+            let blobs =
+                inventory.images.layers(position).iter().copied().chain(image.config).chain([image.name]);
             for blob in blobs {
                 if let Some(images) = shared.get_mut(&blob)
                     && images.last() != Some(&position)
@@ -169,6 +170,9 @@ mod tests {
 
     #[test]
     fn a_uid_reads_as_it_was_written() {
-        assert_eq!(hyphenated(0x8ded_3349_5a58_434c_8a04_7de8_9a82_4d07), "8ded3349-5a58-434c-8a04-7de89a824d07");
+        assert_eq!(
+            hyphenated(0x8ded_3349_5a58_434c_8a04_7de8_9a82_4d07),
+            "8ded3349-5a58-434c-8a04-7de89a824d07"
+        );
     }
 }

@@ -86,7 +86,7 @@ impl Run<'_> {
             }
             let after = remove_items(&mut object, &fresh, &decision)?;
             let body = serde_json::to_vec(&object).map_err(|error| error.to_string())?;
-            let request = ApiRequest::put(format!("{}/status", stream_path(stream)), Bytes::from(body)).once();
+            let request = ApiRequest::put(format!("{}/status", stream_path(stream)), Bytes::from(body));
             let permit = self.permits.acquire().await;
             let answer = self.tools.cluster.request(request).await;
             drop(permit);
@@ -231,7 +231,9 @@ fn remove_items(object: &mut Value, stream: &Stream, decision: &StreamDecision) 
         .collect();
     for (tag_position, (tag, reduced)) in tags.iter_mut().zip(&mut after.tags).enumerate() {
         let mut positions = 0..;
-        reduced.items.retain(|_| !positions.next().is_some_and(|position| goes.contains(&(tag_position, position))));
+        reduced
+            .items
+            .retain(|_| !positions.next().is_some_and(|position| goes.contains(&(tag_position, position))));
         let Some(items) = tag.get_mut("items").and_then(Value::as_array_mut) else { continue };
         let mut positions = 0..;
         items.retain(|_| !positions.next().is_some_and(|position| goes.contains(&(tag_position, position))));

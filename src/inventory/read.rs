@@ -96,13 +96,16 @@ async fn read_list(
             tell(Event::Skipped(list.qualified(), "the server does not serve it".into()));
             Ok(())
         }
-        Err(PageError::Api(error @ ApiError::Forbidden { .. })) if list.absence == Absence::MayBeUnreadable => {
+        Err(PageError::Api(error @ ApiError::Forbidden { .. }))
+            if list.absence == Absence::MayBeUnreadable =>
+        {
             tell(Event::Skipped(list.qualified(), error.to_string()));
             Ok(())
         }
         Err(PageError::Api(error)) => Err(cluster.failure(&error, &doing)),
-        Err(PageError::Decode(error)) => Err(Failure::nothing_changed(format!("{doing}: {error}"))
-            .hint(format!("look at what the server answers: oc get --raw '{}?limit=1'", list.path(namespace)))),
+        Err(PageError::Decode(error)) => Err(Failure::nothing_changed(format!("{doing}: {error}")).hint(
+            format!("look at what the server answers: oc get --raw '{}?limit=1'", list.path(namespace)),
+        )),
     }
 }
 
@@ -124,7 +127,8 @@ async fn pages(
     let mut token = String::new();
     let (mut restarts, mut malformed) = (0, 0);
     loop {
-        let answer = cluster.request(ApiRequest::get(page_path(&path, limit, &token)).max_body(PAGE_BYTES)).await;
+        let answer =
+            cluster.request(ApiRequest::get(page_path(&path, limit, &token)).max_body(PAGE_BYTES)).await;
         let page = match answer {
             Ok(ApiResponse { body, .. }) => body,
             Err(ApiError::Gone { .. }) if restarts < RESTARTS => {
@@ -214,7 +218,9 @@ fn segment(name: &str) -> String {
     let mut segment = String::with_capacity(name.len());
     for byte in name.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b':' => segment.push(char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b':' => {
+                segment.push(char::from(byte))
+            }
             b'.' if name.trim_matches('.').is_empty() => segment.push_str("%2E"),
             b'.' => segment.push('.'),
             _ => segment.push_str(&format!("%{byte:02X}")),
@@ -227,7 +233,11 @@ fn segment(name: &str) -> String {
 ///
 /// # Errors
 /// An answer other than "here it is" and "not found": nobody knows whether the image is there.
-pub async fn add_appeared(cluster: &Cluster, inventory: &mut Inventory, missing: &[Id]) -> Result<usize, Failure> {
+pub async fn add_appeared(
+    cluster: &Cluster,
+    inventory: &mut Inventory,
+    missing: &[Id],
+) -> Result<usize, Failure> {
     let names: Vec<String> = missing.iter().map(|id| inventory.names.text(*id).into_owned()).collect();
     let found: Vec<Option<Bytes>> = futures::stream::iter(names)
         .map(|name| async move {
@@ -242,10 +252,12 @@ pub async fn add_appeared(cluster: &Cluster, inventory: &mut Inventory, missing:
         .await?;
     let mut added = 0;
     for body in found.into_iter().flatten() {
-        let reduced = decode::image(&body).map_err(|error| error.to_string()).and_then(|object| {
-            object.reduce(&mut inventory.names, &mut inventory.images, true)
-        });
-        reduced.map_err(|error| Failure::nothing_changed(format!("get an image that appeared meanwhile: {error}")))?;
+        let reduced = decode::image(&body)
+            .map_err(|error| error.to_string())
+            .and_then(|object| object.reduce(&mut inventory.names, &mut inventory.images, true));
+        reduced.map_err(|error| {
+            Failure::nothing_changed(format!("get an image that appeared meanwhile: {error}"))
+        })?;
         added += 1;
     }
     Ok(added)

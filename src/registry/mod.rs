@@ -19,11 +19,6 @@ mod security;
 mod text;
 mod transport;
 
-use std::sync::Arc;
-
-use futures::future::BoxFuture;
-use secrecy::SecretString;
-
 pub use address::{Address, Origin, RegistryUrl, Scheme, choose};
 pub use answer::{Deletion, RegistryError};
 pub use client::Registry;
@@ -31,19 +26,4 @@ pub use connect::{Announce, SERVICE_CA, Settings, connect};
 pub use security::{Allowance, Attempt, Condition, Protection, Reason, candidates};
 pub use transport::Limits;
 
-use crate::error::Failure;
-
-/// Which token is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refresh {
-    /// The one in hand, or a new one if that is known to have expired.
-    Cached,
-    /// A new one: the one in hand was refused.
-    Force,
-}
-
-/// Where the bearer token comes from: kubeconfig, flag, token file or exec plugin.
-///
-/// Nothing means that the login has no bearer token (a client certificate, say).
-pub type TokenSource =
-    Arc<dyn Fn(Refresh) -> BoxFuture<'static, Result<Option<SecretString>, Failure>> + Send + Sync>;
+pub use crate::cluster::{Refresh, TokenSource};

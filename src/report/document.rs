@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::execute::Outcome;
 use crate::model::{Id, Inventory};
 use crate::plan::{
-    Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict,
-    Keep, Plan, Stage2, StreamVerdict, Use, UsedBy,
+    Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove,
+    ItemVerdict, Keep, Plan, Stage2, StreamVerdict, Use, UsedBy,
 };
 
 /// The `apiVersion` of both documents.
@@ -436,7 +436,8 @@ impl<'a> View<'a> {
             ImageVerdict::KeepReferenced(referenced, _) => self.plan.references.of_digest(referenced),
             _ => &[],
         };
-        let blob = |id: &Id| BlobEntry { digest: self.text(*id), bytes: self.inventory.images.blob_bytes(*id) };
+        let blob =
+            |id: &Id| BlobEntry { digest: self.text(*id), bytes: self.inventory.images.blob_bytes(*id) };
         ImageEntry {
             name: self.text(self.inventory.images.all()[position].name),
             decision: if decision.verdict == ImageVerdict::Delete { "delete" } else { "keep" },
@@ -467,7 +468,12 @@ impl<'a> View<'a> {
                 }
                 DifferingObject::Blob(id) => ("blob", self.text(id)),
             };
-            DifferenceEntry { kind, object, reason: differing.reason, referrers: self.referrers(&differing.referrers) }
+            DifferenceEntry {
+                kind,
+                object,
+                reason: differing.reason,
+                referrers: self.referrers(&differing.referrers),
+            }
         };
         self.plan.differences.iter().map(entry).collect()
     }
@@ -478,13 +484,15 @@ impl<'a> View<'a> {
         let Context { server, now, ignore_invalid_refs, warnings } = context;
         let rules = &self.plan.rules;
         let (keep_tag_revisions, cutoff) = match rules.keep {
-            Keep::Recent { tag_revisions, cutoff } => {
-                (Some(tag_revisions), jiff::Timestamp::from_nanosecond(cutoff).ok().map(|time| time.to_string()))
-            }
+            Keep::Recent { tag_revisions, cutoff } => (
+                Some(tag_revisions),
+                jiff::Timestamp::from_nanosecond(cutoff).ok().map(|time| time.to_string()),
+            ),
             Keep::WithinSizeLimit => (None, None),
         };
         let doomed = self.doomed_blobs();
-        let in_scope = |position: &usize| self.plan.streams[*position].verdict != StreamVerdict::OtherNamespace;
+        let in_scope =
+            |position: &usize| self.plan.streams[*position].verdict != StreamVerdict::OtherNamespace;
         let invalid = self.plan.references.invalid().iter().filter_map(|invalid| {
             let referrer = self.referrers(&[invalid.place()]).pop()?;
             Some(InvalidEntry { referrer, message: invalid.describe(self.inventory) })

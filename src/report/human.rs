@@ -20,7 +20,10 @@ pub fn bytes(bytes: u64) -> String {
 /// A name from the cluster with control characters escaped, so that it cannot steer a terminal or forge a line.
 #[must_use]
 pub fn printable(name: &str) -> Cow<'_, str> {
-    let harmless = |c: char| !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let harmless = |c: char| {
+        !c.is_control()
+            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     if name.chars().all(harmless) {
         return Cow::Borrowed(name);
     }

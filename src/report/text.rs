@@ -6,7 +6,9 @@ use super::document::{Summary, View, image_reason, item_reason, stream_verdict};
 use super::human::{bytes, printable};
 use crate::execute::{Change, Counts};
 use crate::model::Stream;
-use crate::plan::{ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, StreamVerdict, Use};
+use crate::plan::{
+    ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, StreamVerdict, Use,
+};
 
 /// The reference's line about a change.
 #[must_use]
@@ -43,7 +45,11 @@ pub fn summary_line(counts: &Counts, dry_run: bool) -> String {
         .filter(|(_, count, _)| *count > 0)
         .map(|(verb, count, what)| format!("{verb} {count} {what}"))
         .collect();
-    if parts.is_empty() { format!("Summary: {delete} 0 objects") } else { format!("Summary: {}", parts.join(", ")) }
+    if parts.is_empty() {
+        format!("Summary: {delete} 0 objects")
+    } else {
+        format!("Summary: {}", parts.join(", "))
+    }
 }
 
 /// The last line: what the registry's storage gets back.
@@ -60,9 +66,25 @@ pub fn space_line(freed: u64, of_unknown_size: usize, dry_run: bool) -> String {
 impl From<Summary> for Counts {
     fn from(summary: Summary) -> Self {
         let Summary {
-            images, image_stream_tag_items, image_streams, layer_links, manifest_links, blobs, bytes, ..
+            images,
+            image_stream_tag_items,
+            image_streams,
+            layer_links,
+            manifest_links,
+            blobs,
+            bytes,
+            blobs_of_unknown_size,
         } = summary;
-        Self { images, image_stream_tag_items, image_streams, layer_links, manifest_links, blobs, bytes }
+        Self {
+            images,
+            image_stream_tag_items,
+            image_streams,
+            layer_links,
+            manifest_links,
+            blobs,
+            bytes,
+            blobs_of_unknown_size,
+        }
     }
 }
 
@@ -91,7 +113,11 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
             }
         }
         if removed > 0 {
-            writeln!(out, "{}", change_line(&Change::Items { repository: repository.clone(), items: removed }))?;
+            writeln!(
+                out,
+                "{}",
+                change_line(&Change::Items { repository: repository.clone(), items: removed })
+            )?;
         }
         for link in &decision.manifest_links {
             let change = Change::ManifestLink { repository: repository.clone(), digest: view.text(*link) };
@@ -116,7 +142,8 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
             }
             writeln!(out, "{}", change_line(&Change::Image { name }))?;
         } else if wide {
-            let by = view.used_by(decision.verdict).map(|by| format!(" {}", printable(&by))).unwrap_or_default();
+            let by =
+                view.used_by(decision.verdict).map(|by| format!(" {}", printable(&by))).unwrap_or_default();
             let uses = match decision.verdict {
                 ImageVerdict::KeepReferenced(referenced, _) => view.plan.references.of_digest(referenced),
                 _ => &[],
