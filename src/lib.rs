@@ -2,6 +2,7 @@
 //!
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
+//! `run` walks through them; `ui` is the only room that knows a terminal.
 
 pub mod cli;
 pub mod cluster;
@@ -12,3 +13,5 @@ pub mod model;
 pub mod plan;
 pub mod registry;
 pub mod report;
+pub mod run;
+pub mod ui;

@@ -1,5 +1,12 @@
 //! Replays the recorded decisions of the reference implementation on the pure plan.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot read its data fails, and it prints what it replayed"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -117,7 +124,10 @@ fn reference(case: &Path) -> (Sets, Value) {
     };
     let items = expected["streamItems"].as_object().unwrap();
     let sets = Sets {
-        items: items.iter().map(|(stream, n)| (stream.clone(), n.as_u64().unwrap() as usize)).collect(),
+        items: items
+            .iter()
+            .map(|(stream, n)| (stream.clone(), usize::try_from(n.as_u64().unwrap()).unwrap()))
+            .collect(),
         layer_links: strings("layerLinks"),
         manifest_links: strings("manifestLinks"),
         blobs: strings("blobs"),

@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 
 use super::registry_url::RegistryUrl;
 use crate::cluster::ConnectionOptions;
+use crate::inventory::ResourceName;
 
 /// Everything that a prune was asked for.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct PruneOptions {
     pub ignore_invalid_refs: bool,
     /// `--namespace`: only the streams of this namespace. The kubeconfig's namespace does not count.
     pub namespace: Option<String>,
+    /// `--referrers-from`: resources whose objects protect images, too.
+    pub referrers_from: Vec<ResourceName>,
     /// `--prune-registry`: also remove data from the registry (the default), not only API objects.
     pub prune_registry: bool,
 }

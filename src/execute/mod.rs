@@ -110,7 +110,7 @@ impl Run<'_> {
             Ok(decisions) => decisions,
             Err(failure) => {
                 self.ledger.failed(FailedObject {
-                    failed: "read image streams again".into(),
+                    failed: "read image streams again",
                     object: "all images".into(),
                     cause: failure.message,
                 });

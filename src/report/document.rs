@@ -68,6 +68,7 @@ pub struct PlanBody {
 /// The cluster, and the rules of the decision.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "one for each boolean flag")]
 pub struct Metadata {
     /// The URL of the API server.
     pub server: String,
