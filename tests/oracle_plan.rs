@@ -3,8 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::print_stdout,
-    reason = "a test that cannot read its data fails, and it prints what it replayed"
+    reason = "a test that cannot read its data fails"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
