@@ -64,8 +64,8 @@ fn start_log(verbosity: u8) {
         0 => "off",
         1..=3 => "oc_prune_images=info",
         4..=5 => "oc_prune_images=debug",
-        6..=8 => "oc_prune_images=trace,kube=debug",
-        _ => "trace",
+        // Not the libraries' traces: they show whole requests, credentials included.
+        _ => "debug,oc_prune_images=trace",
     };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // A second start, in a test, changes nothing.
@@ -89,6 +89,10 @@ async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
         return Err(no_token());
     }
     let mut warnings = Vec::new();
+    if needs_registry && let Some(user) = cluster.impersonated_user() {
+        warnings
+            .push(format!("--as={user} reaches only the API server: the registry sees the token's own user"));
+    }
     let now = now(&cluster, &mut warnings).await?;
     let rules = rules(&options.prune, now);
     let scope = Scope {

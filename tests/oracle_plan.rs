@@ -1,10 +1,6 @@
 //! Replays the recorded decisions of the reference implementation on the pure plan.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot read its data fails"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot read its data fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

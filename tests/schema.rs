@@ -14,7 +14,11 @@ fn check(name: &str, schema: &Schema) {
         std::fs::write(&path, &text).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == text, "{} is not current: run UPDATE_SCHEMAS=1 cargo test --test schema", path.display());
+    assert!(
+        written == text,
+        "{} is not current: run UPDATE_SCHEMAS=1 cargo test --test schema",
+        path.display()
+    );
 }
 
 #[test]
