@@ -4,8 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use jiff::SignedDuration;
 
-use super::registry_url::RegistryUrl;
-use crate::cluster::ConnectionOptions;
+use crate::{cluster::ConnectionOptions, registry::RegistryUrl};
 
 /// Everything that a prune was asked for.
 #[derive(Debug, Clone)]

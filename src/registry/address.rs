@@ -12,6 +12,9 @@ use crate::error::Failure;
 /// The most foreign hosts that are listed in a failure.
 const MOST_HOSTS_LISTED: usize = 10;
 
+/// What is wrong with a registry URL that has a user name or a password.
+const USER_INFO: &str = "no user name or password is allowed before <host>[:<port>]";
+
 /// How to speak to the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -52,10 +55,17 @@ impl RegistryUrl {
     /// Reads the value of `--registry-url`.
     ///
     /// The checks and their order are the reference's (`validateRegistryURL` in `pkg/cli/admin/prune/images`). The
-    /// error is one line, starting with `invalid --registry-url flag: `; it never repeats what stands before an
-    /// `@`, which may be a password. An empty value means "not given": ask before calling.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        parse(text).map_err(|cause| format!("invalid --registry-url flag: {cause}"))
+    /// failure starts with `invalid --registry-url flag: `; it never repeats what stands before an `@`, which may be
+    /// a password. An empty value means "not given": ask before calling.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        parse(text).map_err(|cause| {
+            let failure = Failure::usage(format!("invalid --registry-url flag: {cause}"));
+            if cause == USER_INFO {
+                failure.hint("the registry is logged in to with the bearer token: --token=TOKEN or oc login")
+            } else {
+                failure.hint("the form is --registry-url=[http://|https://]HOST[:PORT]")
+            }
+        })
     }
 
     /// The scheme, if one was given.
@@ -106,7 +116,7 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
     if authority.contains('@') {
-        return Err("no user name or password is allowed before <host>[:<port>]".to_owned());
+        return Err(USER_INFO.to_owned());
     }
     let (tail, fragment) =
         tail.split_once('#').map_or((tail, None), |(tail, fragment)| (tail, Some(fragment)));
@@ -317,7 +327,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> String {
-        RegistryUrl::parse(text).map_or_else(|error| error, |url| url.to_string())
+        RegistryUrl::parse(text).map_or_else(|failure| failure.message, |url| url.to_string())
     }
 
     #[test]
