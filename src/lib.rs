@@ -2,7 +2,9 @@
 //!
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
+//! `cause` and `text` serve them all: why a connection failed, and text from outside made safe to print.
 
+mod cause;
 pub mod cli;
 pub mod cluster;
 pub mod error;
@@ -12,3 +14,4 @@ pub mod model;
 pub mod plan;
 pub mod registry;
 pub mod report;
+mod text;

@@ -13,9 +13,11 @@ use super::{
     values::{self, quote},
 };
 use crate::{
-    cluster::{ConnectionOptions, RequestTimeout, io_text, sanitize},
+    cause::io_text,
+    cluster::{ConnectionOptions, RequestTimeout},
     error::Failure,
     registry::{RegistryUrl, Scheme},
+    text::sanitize,
 };
 
 const KEEP_TAG_REVISIONS: u32 = 3;

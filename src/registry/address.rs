@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use url::Url;
 
-use super::text::sanitise;
 use crate::error::Failure;
+use crate::text::brief;
 
 /// The most foreign hosts that are listed in a failure.
 const MOST_HOSTS_LISTED: usize = 10;
@@ -111,7 +111,7 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
         None => (None, text),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(Scheme::Http), rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(Scheme::Https), rest),
-        Some((scheme, _)) => return Err(format!("unsupported scheme: {}", sanitise(scheme))),
+        Some((scheme, _)) => return Err(format!("unsupported scheme: {}", brief(scheme))),
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
@@ -140,19 +140,19 @@ fn parse_authority(authority: &str) -> Result<(String, Option<u16>), String> {
         Some(bracketed) => {
             let (host, rest) = bracketed
                 .split_once(']')
-                .ok_or_else(|| format!("missing ']' in address: {}", sanitise(authority)))?;
+                .ok_or_else(|| format!("missing ']' in address: {}", brief(authority)))?;
             let address: Ipv6Addr =
-                host.parse().map_err(|_| format!("not an IPv6 address: {}", sanitise(host)))?;
+                host.parse().map_err(|_| format!("not an IPv6 address: {}", brief(host)))?;
             let port = match rest.strip_prefix(':') {
                 Some(port) => Some(port),
                 None if rest.is_empty() => None,
-                None => return Err(format!("unexpected text after ']': {}", sanitise(rest))),
+                None => return Err(format!("unexpected text after ']': {}", brief(rest))),
             };
             (address.to_string(), port)
         }
         None => match authority.split_once(':') {
             Some((_, port)) if port.contains(':') => {
-                return Err(format!("an IPv6 address is written in brackets: {}", sanitise(authority)));
+                return Err(format!("an IPv6 address is written in brackets: {}", brief(authority)));
             }
             Some((host, port)) => (parse_host(host)?, Some(port)),
             None => (parse_host(authority)?, None),
@@ -162,9 +162,7 @@ fn parse_authority(authority: &str) -> Result<(String, Option<u16>), String> {
         .map(|port| {
             let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
             let number = if digits { port.parse().ok() } else { None };
-            number
-                .filter(|&number: &u16| number > 0)
-                .ok_or_else(|| format!("invalid port: {}", sanitise(port)))
+            number.filter(|&number: &u16| number > 0).ok_or_else(|| format!("invalid port: {}", brief(port)))
         })
         .transpose()?;
     Ok((host, port))
@@ -184,7 +182,7 @@ fn parse_host(host: &str) -> Result<String, String> {
     // HTTP clients read `127.1`, `0x7f000001` and `2130706433` as 127.0.0.1: what we decide on must be the host
     // that they connect to.
     let read_alike = Url::parse(&format!("https://{host}/")).is_ok_and(|url| url.host_str() == Some(&host));
-    if is_name && read_alike { Ok(host) } else { Err(format!("not a host name: {}", sanitise(&host))) }
+    if is_name && read_alike { Ok(host) } else { Err(format!("not a host name: {}", brief(&host))) }
 }
 
 /// Who named the registry's host.
@@ -378,7 +376,7 @@ mod tests {
             ("010.0.0.1", "not a host name: 010.0.0.1"),
             ("registry..example.com", "not a host name: registry..example.com"),
             ("régistry.example.com", "not a host name: régistry.example.com"),
-            ("registry.example.com\r\nHost: x", "not a host name: registry.example.com host"),
+            ("registry.example.com\r\nHost: x", "not a host name: registry.example.com\\r\\nhost"),
             ("a b", "not a host name: a b"),
             ("%31.example.com", "not a host name: %31.example.com"),
         ] {

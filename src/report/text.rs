@@ -1,9 +1,10 @@
 //! Text for people, with one line for each change in the words of `oc adm prune images`, which log scrapers read.
 
+use crate::text::printable;
 use std::io::{self, Write};
 
 use super::document::{Summary, View, image_reason, item_reason, stream_verdict};
-use super::human::{bytes, printable};
+use super::human::bytes;
 use crate::execute::{Change, Counts};
 use crate::model::Stream;
 use crate::plan::{
