@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use jiff::SignedDuration;
 
-use crate::{cluster::ConnectionOptions, registry::RegistryUrl};
+use crate::{cluster::ConnectionOptions, inventory::ResourceName, registry::RegistryUrl};
 
 /// Everything that a prune was asked for.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct PruneOptions {
     pub ignore_invalid_refs: bool,
     /// `--namespace`: only the streams of this namespace. The kubeconfig's namespace does not count.
     pub namespace: Option<String>,
+    /// `--referrers-from`: resources whose objects protect images, too.
+    pub referrers_from: Vec<ResourceName>,
     /// `--prune-registry`: also remove data from the registry (the default), not only API objects.
     pub prune_registry: bool,
 }

@@ -36,6 +36,7 @@ pub(super) fn validate(args: Args, program: String) -> Result<Options, Failure> 
             keep: keep(&args)?,
             ignore_invalid_refs: switch("--ignore-invalid-refs", args.ignore_invalid_refs.as_deref())?,
             namespace: namespace(args.namespace)?,
+            referrers_from: Vec::new(),
             prune_registry: boolean("--prune-registry", args.prune_registry.as_deref())?.unwrap_or(true),
         },
         num_workers: num_workers(args.num_workers.as_deref())?,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{RwLock, Semaphore, watch};
 
-pub use outcome::{Change, Counts, FailedObject, Outcome, Spared};
+pub use outcome::{Change, FailedObject, Outcome, Spared};
 
 use crate::cluster::Cluster;
 use crate::error::Failure;
@@ -110,7 +110,7 @@ impl Run<'_> {
             Ok(decisions) => decisions,
             Err(failure) => {
                 self.ledger.failed(FailedObject {
-                    failed: "read image streams again".into(),
+                    failed: "read image streams again",
                     object: "all images".into(),
                     cause: failure.message,
                 });

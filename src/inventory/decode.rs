@@ -601,7 +601,7 @@ impl LimitRangeObject<'_> {
             };
             match Quantity::parse(&text) {
                 Some(max_storage) => {
-                    limits.push(LimitRange { name: self.metadata.name.as_ref().into(), max_storage })
+                    limits.push(LimitRange { name: self.metadata.name.as_ref().into(), max_storage });
                 }
                 None => unreadable.push(text),
             }
@@ -893,14 +893,14 @@ struct BuildSpec<'a> {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(default)]
 struct Strategy<'a> {
-    #[serde(borrow)]
-    source_strategy: Option<WithFrom<'a>>,
-    #[serde(borrow)]
-    docker_strategy: Option<WithFrom<'a>>,
-    #[serde(borrow)]
-    custom_strategy: Option<WithFrom<'a>>,
+    #[serde(borrow, rename = "sourceStrategy")]
+    source: Option<WithFrom<'a>>,
+    #[serde(borrow, rename = "dockerStrategy")]
+    docker: Option<WithFrom<'a>>,
+    #[serde(borrow, rename = "customStrategy")]
+    custom: Option<WithFrom<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -936,8 +936,8 @@ impl Refers for BuildObject<'_> {
             Target::of_build_source(&from.kind, namespace, &from.name)
         };
         let mut mentions = Vec::new();
-        let Strategy { source_strategy, docker_strategy, custom_strategy } = &self.spec.strategy;
-        let strategy = source_strategy.as_ref().or(docker_strategy.as_ref()).or(custom_strategy.as_ref());
+        let Strategy { source, docker, custom } = &self.spec.strategy;
+        let strategy = source.as_ref().or(docker.as_ref()).or(custom.as_ref());
         if let Some(target) = strategy.and_then(|strategy| strategy.from.as_ref()).and_then(target) {
             mentions.push(Mention { place: "".into(), source: Source::Spec, target });
         }

@@ -1,5 +1,7 @@
 //! The reading itself: pages, several lists in flight, restarts.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
@@ -219,11 +221,13 @@ fn segment(name: &str) -> String {
     for byte in name.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b':' => {
-                segment.push(char::from(byte))
+                segment.push(char::from(byte));
             }
             b'.' if name.trim_matches('.').is_empty() => segment.push_str("%2E"),
             b'.' => segment.push('.'),
-            _ => segment.push_str(&format!("%{byte:02X}")),
+            _ => {
+                let _ = write!(segment, "%{byte:02X}");
+            }
         }
     }
     segment

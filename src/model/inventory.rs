@@ -23,6 +23,10 @@ pub struct Inventory {
 
 /// One Image object (`image.openshift.io/v1`).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "six independent facts about an object, not states of one machine"
+)]
 pub struct Image {
     /// `metadata.name`: the manifest's digest.
     pub name: Id,
@@ -382,13 +386,11 @@ impl Target {
     pub fn of_image_id(value: &str) -> Option<Self> {
         let value = value.trim();
         let spec = value.split_once("://").map_or(value, |(_runtime, spec)| spec);
-        match Self::of_pull_spec(spec) {
-            Some(target @ Self::Image { .. }) => Some(target),
-            _ => {
-                let digest = spec.rsplit_once('@').map_or(spec, |(_, digest)| digest);
-                super::is_digest(digest).then(|| Self::Digest(digest.into()))
-            }
+        if let Some(target @ Self::Image { .. }) = Self::of_pull_spec(spec) {
+            return Some(target);
         }
+        let digest = spec.rsplit_once('@').map_or(spec, |(_, digest)| digest);
+        super::is_digest(digest).then(|| Self::Digest(digest.into()))
     }
 
     fn invalid(

@@ -1,15 +1,15 @@
 //! Text for people, with one line for each change in the words of `oc adm prune images`, which log scrapers read.
 
-use crate::text::printable;
 use std::io::{self, Write};
 
-use super::document::{Summary, View, image_reason, item_reason, stream_verdict};
+use super::document::{View, image_reason, stream_verdict};
 use super::human::bytes;
-use crate::execute::{Change, Counts};
+use crate::execute::{Change, FailedObject, Outcome, Spared};
 use crate::model::Stream;
 use crate::plan::{
-    ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, StreamVerdict, Use,
+    Counts, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, StreamVerdict, Use,
 };
+use crate::text::printable;
 
 /// The reference's line about a change.
 #[must_use]
@@ -62,31 +62,6 @@ pub fn space_line(freed: u64, of_unknown_size: usize, dry_run: bool) -> String {
         n => format!(", and {n} blob(s) whose size no Image tells"),
     };
     format!("{verb} {} ({freed} bytes) in the registry's storage{unknown}", bytes(freed))
-}
-
-impl From<Summary> for Counts {
-    fn from(summary: Summary) -> Self {
-        let Summary {
-            images,
-            image_stream_tag_items,
-            image_streams,
-            layer_links,
-            manifest_links,
-            blobs,
-            bytes,
-            blobs_of_unknown_size,
-        } = summary;
-        Self {
-            images,
-            image_stream_tag_items,
-            image_streams,
-            layer_links,
-            manifest_links,
-            blobs,
-            bytes,
-            blobs_of_unknown_size,
-        }
-    }
 }
 
 /// Writes what a dry run shows; `wide` adds everything that stays, and why.
@@ -154,7 +129,7 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
         }
     }
     let summary = view.summary();
-    writeln!(out, "{}", summary_line(&summary.into(), true))?;
+    writeln!(out, "{}", summary_line(&summary, true))?;
     writeln!(out, "{}", space_line(summary.bytes, summary.blobs_of_unknown_size, true))
 }
 
@@ -172,7 +147,6 @@ fn write_item(
         ItemVerdict::Remove(remove) => format!("goes: {}", remove_text(view.plan, remove)),
     };
     let uses = view.item_referrers(position, item);
-    debug_assert!(!item_reason(item.verdict).is_empty());
     writeln!(out, "  {tag}  {}  {}  {why}{}", item.position, printable(&image), sample(view, uses))
 }
 
@@ -220,4 +194,77 @@ fn sample(view: View<'_>, uses: &[Use]) -> String {
         n => format!(" and {n} more"),
     };
     format!(" by {}{more}", shown.join(", "))
+}
+
+/// A failure as it happens, in the reference's words.
+#[must_use]
+pub fn failed_line(failed: &FailedObject) -> String {
+    let FailedObject { failed, cause, object } = failed;
+    let (object, cause) = (printable(object), printable(cause));
+    match *failed {
+        "delete blob" => format!("error deleting blob {object} from the registry: {cause}"),
+        "delete image" => format!("error deleting image {object} from server: {cause}"),
+        "update image stream" => {
+            format!("error updating image stream {object} to remove image references: {cause}")
+        }
+        other => format!("error: {other} {object}: {cause}"),
+    }
+}
+
+/// What stays because of what happened meanwhile.
+#[must_use]
+pub fn spared(spared: &[Spared]) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!("{} planned object(s) stay because of what happened meanwhile:", spared.len());
+    for Spared { object, reason } in spared {
+        let why = match *reason {
+            "referencedNewly" => "in use by now",
+            "failedRemoval" => "something that names it, or belongs to it, could not be deleted",
+            other => other,
+        };
+        let _ = write!(text, "\n  {}: {why}", printable(object));
+    }
+    text
+}
+
+/// The end of a confirmed run.
+pub fn outcome(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
+    let deleted = &outcome.deleted;
+    writeln!(out, "{}", summary_line(deleted, false))?;
+    writeln!(out, "{}", space_line(deleted.bytes, deleted.blobs_of_unknown_size, false))
+}
+
+/// The API objects that would change, one `resource/name` in a line.
+pub fn names(out: &mut dyn Write, view: View<'_>) -> io::Result<()> {
+    for (stream, decision) in view.inventory.streams.iter().zip(&view.plan.streams) {
+        if decision.removed() > 0 {
+            writeln!(out, "{}", stream_name(&stream.repository()))?;
+        }
+    }
+    for (image, decision) in view.inventory.images.all().iter().zip(&view.plan.images) {
+        if decision.verdict == ImageVerdict::Delete {
+            writeln!(out, "{}", image_name(&view.text(image.name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The API objects that were changed, one `resource/name` in a line.
+pub fn changed_names(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
+    for change in &outcome.changes {
+        match change {
+            Change::Items { repository, .. } => writeln!(out, "{}", stream_name(repository))?,
+            Change::Image { name } => writeln!(out, "{}", image_name(name))?,
+            Change::ManifestLink { .. } | Change::LayerLink { .. } | Change::Blob { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+fn stream_name(repository: &str) -> String {
+    format!("imagestream.image.openshift.io/{}", printable(repository))
+}
+
+fn image_name(name: &str) -> String {
+    format!("image.image.openshift.io/{}", printable(name))
 }

@@ -1,0 +1,503 @@
+//! One run from flags to exit code: inventory, plan, then a dry run's report, or the execution and its report.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::cli::{self, Invocation, Options, OutputFormat};
+use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
+use crate::error::{Exit, Failure};
+use crate::execute::{self, Event, FailedObject, Outcome, Signal, Tools};
+use crate::inventory::{self, Read, Scope};
+use crate::model::{Inventory, Target};
+use crate::plan::{self, Plan, Rules, Stage2, StreamVerdict};
+use crate::registry::{self, Registry, Settings};
+use crate::report::document::{Context, PrunePlan, PruneResult, View};
+use crate::report::{printable, text};
+use crate::ui::Ui;
+
+/// How far the local clock and the server's may be apart without a warning, in seconds.
+const SKEW: i64 = 10;
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// What ended the run before any change was made. Failures after that are told on stderr, and are in the exit code.
+pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    let options = match invocation {
+        Invocation::Print(text) => {
+            ui.result(|out| write!(out, "{text}"));
+            return Ok(Exit::Done);
+        }
+        Invocation::Prune(options) => options,
+    };
+    start_log(options.verbosity);
+    cluster::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::nothing_changed(format!("start the runtime: {error}")))?;
+    let exit = runtime.block_on(async {
+        let mut stop = listen_to_signals(ui.clone());
+        // Until something is changed there is nothing to finish: a signal ends the run at once.
+        let prepared = tokio::select! {
+            signal = first_signal(&mut stop) => return Err(interrupted(signal)),
+            prepared = prepare(&options, ui) => prepared?,
+        };
+        if options.confirm {
+            Ok(prune(&options, ui, prepared, stop).await)
+        } else {
+            report_dry_run(&options, ui, &prepared);
+            Ok(Exit::Done)
+        }
+    });
+    // A name look-up that hangs in a worker thread must not keep the process.
+    runtime.shutdown_background();
+    exit
+}
+
+/// The log of the libraries and of ourselves, on stderr: nothing but what went wrong without `-v`.
+fn start_log(verbosity: u8) {
+    let filter = match verbosity {
+        0 => "off",
+        1..=3 => "oc_prune_images=info",
+        4..=5 => "oc_prune_images=debug",
+        // Not the libraries' traces: they show whole requests, credentials included.
+        _ => "debug,oc_prune_images=trace",
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A second start, in a test, changes nothing.
+    let _ = log.try_init();
+}
+
+/// What a run has before it changes anything.
+struct Prepared {
+    cluster: Cluster,
+    /// Absent in a dry run and with `--prune-registry=false`.
+    registry: Option<Registry>,
+    inventory: Inventory,
+    plan: Plan,
+    context: Context,
+}
+
+async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
+    let cluster = Cluster::connect(&options.connection, &Environment::of_process()).await?;
+    let needs_registry = options.confirm && options.prune.prune_registry;
+    if needs_registry && cluster.bearer_token().await?.is_none() {
+        return Err(no_token());
+    }
+    let mut warnings = Vec::new();
+    if needs_registry && let Some(user) = cluster.impersonated_user() {
+        warnings
+            .push(format!("--as={user} reaches only the API server: the registry sees the token's own user"));
+    }
+    let now = now(&cluster, &mut warnings).await?;
+    let rules = rules(&options.prune, now);
+    let scope = Scope {
+        namespace: options.prune.namespace.clone(),
+        referrers_from: options.prune.referrers_from.clone(),
+    };
+    let read = inventory::read(&cluster, &scope, &log_reading).await?;
+    let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more } = read;
+    warnings.extend(more);
+    refuse_undecodable(&undecodable)?;
+    let missing = plan::missing_images(&inventory, &rules, &inventory.streams);
+    inventory::add_appeared(&cluster, &mut inventory, &missing).await?;
+    let plan = tokio::task::block_in_place(|| plan::decide(&inventory, &rules));
+    refuse_invalid(&inventory, &plan, options, ui)?;
+    plan_warnings(&inventory, &plan, &mut warnings);
+    for warning in &warnings {
+        ui.warning(warning);
+    }
+    let registry = if needs_registry {
+        let managed =
+            managed_hosts.iter().flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
+        let address = registry::choose(
+            options
+                .registry
+                .url
+                .as_ref()
+                .and_then(|url| registry::RegistryUrl::parse(&url.to_string()).ok())
+                .as_ref(),
+            repositories,
+            managed,
+        );
+        match address {
+            // Without a registry there is nothing to be deleted from one.
+            Err(_) if !changes_registry(&plan) => None,
+            address => Some(connect_registry(options, &cluster, address?, ui).await?),
+        }
+    } else {
+        None
+    };
+    let context = Context {
+        server: cluster.server().to_owned(),
+        now,
+        ignore_invalid_refs: options.prune.ignore_invalid_refs,
+        warnings,
+    };
+    Ok(Prepared { cluster, registry, inventory, plan, context })
+}
+
+fn no_token() -> Failure {
+    Failure::nothing_changed(
+        "log in to the registry: you must use a client config with a token, and this login has none",
+    )
+    .hint("log in with a token: oc login")
+    .hint("or pass one: --token=\"$(oc create token pruner -n openshift-image-registry)\"")
+    .hint("or remove API objects only, and leave the registry alone: --prune-registry=false")
+}
+
+/// The earlier of the local clock and the server's: what is young for either stays.
+async fn now(cluster: &Cluster, warnings: &mut Vec<String>) -> Result<Timestamp, Failure> {
+    let local = Timestamp::now();
+    let answer = match cluster.request(ApiRequest::get("/version")).await {
+        Ok(answer) => answer,
+        Err(ApiError::Forbidden { .. } | ApiError::NotFound { .. }) => return Ok(local),
+        Err(error) => return Err(cluster.failure(&error, "reach the API server")),
+    };
+    let date = answer.headers.get(http::header::DATE).and_then(|date| date.to_str().ok());
+    let Some(server) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else { return Ok(local) };
+    let server = server.timestamp();
+    let ahead = local.as_second() - server.as_second();
+    if ahead.abs() > SKEW {
+        let (which, seconds) = if ahead > 0 { ("ahead of", ahead) } else { ("behind", -ahead) };
+        warnings.push(format!(
+            "the local clock is {seconds} seconds {which} the API server's: ages are counted from the earlier of the two"
+        ));
+    }
+    Ok(local.min(server))
+}
+
+fn rules(options: &cli::PruneOptions, now: Timestamp) -> Rules {
+    let cli::PruneOptions { all, keep, ignore_invalid_refs: _, namespace, prune_registry, referrers_from: _ } =
+        options;
+    let keep = match keep {
+        cli::Keep::Revisions { keep_tag_revisions, keep_younger_than } => plan::Keep::Recent {
+            tag_revisions: *keep_tag_revisions,
+            cutoff: now.as_nanosecond() - keep_younger_than.as_nanos(),
+        },
+        cli::Keep::OverSizeLimit => plan::Keep::WithinSizeLimit,
+    };
+    Rules { keep, all: *all, namespace: namespace.clone(), prune_registry: *prune_registry }
+}
+
+fn log_reading(event: inventory::Event) {
+    match event {
+        inventory::Event::Progress(resource, count) => tracing::info!("{count} {resource} read"),
+        inventory::Event::Restarted(resource) => tracing::info!("the list of {resource} starts again"),
+        inventory::Event::Skipped(resource, why) => tracing::info!("{resource} are not read: {why}"),
+    }
+}
+
+fn refuse_undecodable(undecodable: &[(String, String)]) -> Result<(), Failure> {
+    const SHOWN: usize = 20;
+    let Some((name, error)) = undecodable.first() else { return Ok(()) };
+    let mut message = format!(
+        "read image metadata - no changes made: failed to read image metadata for {}: {error}",
+        printable(name)
+    );
+    for (name, error) in undecodable.iter().skip(1).take(SHOWN - 1) {
+        let _ = write!(message, "\n  failed to read image metadata for {}: {error}", printable(name));
+    }
+    if undecodable.len() > SHOWN {
+        let _ = write!(message, "\n  and {} more", undecodable.len() - SHOWN);
+    }
+    Err(Failure::nothing_changed(message).hint(format!(
+        "nobody knows which config such an image needs; look at it: oc get image {} -o yaml",
+        printable(name)
+    )))
+}
+
+/// References that do not parse stop the run, in the reference's words; with `--ignore-invalid-refs` each is named.
+fn refuse_invalid(inventory: &Inventory, plan: &Plan, options: &Options, ui: &Ui) -> Result<(), Failure> {
+    let invalid = plan.references.invalid();
+    if invalid.is_empty() {
+        return Ok(());
+    }
+    let lines =
+        invalid.iter().map(|invalid| (*invalid, printable(&invalid.describe(inventory)).into_owned()));
+    if options.prune.ignore_invalid_refs {
+        for (invalid, line) in lines {
+            let readable = matches!(
+                &invalid.place().mention(inventory).target,
+                Target::Invalid { readable: Some(_), .. }
+            );
+            let effect = if readable {
+                "it protects what it names without the white space"
+            } else {
+                "it protects nothing"
+            };
+            ui.warning(&format!("{line} - ignored: {effect}"));
+        }
+        return Ok(());
+    }
+    let mut message =
+        "Failed to build graph!\n\nThe following objects have invalid references:\n\n".to_owned();
+    for (_, line) in lines {
+        let _ = writeln!(message, "  {line}");
+    }
+    message.push_str("\nEither fix the references or delete the objects to make the pruner proceed.");
+    ui.message(&message);
+    Err(Failure::nothing_changed("failed to build graph - no changes made")
+        .hint("prune without what these references protect: --ignore-invalid-refs"))
+}
+
+fn plan_warnings(inventory: &Inventory, plan: &Plan, warnings: &mut Vec<String>) {
+    for place in plan.references.unknown_kinds() {
+        let referrer = place.referrer(inventory);
+        if let Target::UnknownKind(kind) = &place.mention(inventory).target {
+            warnings.push(format!(
+                "{}/{} namespace={}: the build's source is of kind {:?}, which refers to no image stream: ignored",
+                referrer.kind.word(),
+                referrer.name,
+                referrer.namespace,
+                kind
+            ));
+        }
+    }
+    for (stream, decision) in inventory.streams.iter().zip(&plan.streams) {
+        if let StreamVerdict::MetadataAbsent(image) = decision.verdict {
+            let image = inventory.names.text(inventory.images.all()[image].name);
+            warnings.push(format!(
+                "image stream {} stays as it is: its image {image} has no metadata",
+                stream.repository()
+            ));
+        }
+    }
+    if let Stage2::SkippedForMetadata(image) = plan.stage2 {
+        let image = inventory.names.text(inventory.images.all()[image].name);
+        warnings.push(format!(
+            "no image is deleted: image {image} has no metadata, and nobody knows which config it needs"
+        ));
+    }
+    for warning in warnings {
+        if let std::borrow::Cow::Owned(harmless) = printable(warning) {
+            *warning = harmless;
+        }
+    }
+}
+
+fn changes_registry(plan: &Plan) -> bool {
+    plan.streams.iter().any(|stream| !stream.layer_links.is_empty() || !stream.manifest_links.is_empty())
+        || plan.images.iter().any(|image| !image.blobs.is_empty())
+}
+
+async fn connect_registry(
+    options: &Options,
+    cluster: &Cluster,
+    address: registry::Address,
+    ui: &Arc<Ui>,
+) -> Result<Registry, Failure> {
+    let announce = {
+        let ui = ui.clone();
+        Arc::new(move |warning: &str| ui.warning(warning))
+    };
+    let settings = Settings {
+        force_insecure: options.registry.force_insecure,
+        ca_pem: options.registry.ca.as_ref().map(|ca| ca.pem.clone()),
+        kubeconfig_ca: cluster.ca_pem(),
+        kubeconfig_insecure: cluster.allows_insecure(),
+        in_cluster: cluster.is_in_cluster(),
+        ..Settings::new(address, announce)
+    };
+    registry::connect(settings, cluster.token_source()).await
+}
+
+fn report_dry_run(options: &Options, ui: &Ui, prepared: &Prepared) {
+    let Prepared { inventory, plan, context, .. } = prepared;
+    let view = View { inventory, plan };
+    ui.message("Dry run enabled - no modifications will be made. Add --confirm to remove images");
+    api_only_notice(options, ui);
+    match options.output {
+        OutputFormat::Text => ui.result(|out| text::dry_run(out, view, false)),
+        OutputFormat::Wide => ui.result(|out| text::dry_run(out, view, true)),
+        OutputFormat::Name => ui.result(|out| text::names(out, view)),
+        format @ (OutputFormat::Json | OutputFormat::Yaml) => {
+            write_document(ui, format, &PrunePlan::new(view.body(context)));
+        }
+    }
+}
+
+fn api_only_notice(options: &Options, ui: &Ui) {
+    if !options.prune.prune_registry {
+        let notice =
+            "Only API objects will be removed.  No modifications to the image registry will be made.";
+        match options.output {
+            OutputFormat::Text | OutputFormat::Wide => ui.result(|out| writeln!(out, "{notice}")),
+            _ => ui.message(notice),
+        }
+    }
+}
+
+fn write_document(ui: &Ui, format: OutputFormat, document: &impl serde::Serialize) {
+    ui.result(|out| {
+        if format == OutputFormat::Yaml {
+            let text = serde_saphyr::to_string(document).map_err(std::io::Error::other)?;
+            write!(out, "{text}")
+        } else {
+            serde_json::to_writer_pretty(&mut *out, document)?;
+            writeln!(out)
+        }
+    });
+}
+
+/// Carries the plan out and reports.
+async fn prune(
+    options: &Options,
+    ui: &Arc<Ui>,
+    prepared: Prepared,
+    stop: watch::Receiver<Option<Signal>>,
+) -> Exit {
+    let Prepared { cluster, registry, inventory, plan, context } = prepared;
+    api_only_notice(options, ui);
+    let lines = matches!(options.output, OutputFormat::Text | OutputFormat::Wide);
+    // Changes are told by many workers at once; a line must not be torn.
+    let one_at_a_time = Mutex::new(());
+    let tell = |event: Event<'_>| {
+        let _line = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Changed(change) if lines => {
+                ui.result(|out| writeln!(out, "{}", text::change_line(change)));
+            }
+            Event::Changed(_) => {}
+            Event::Failed(failed) => ui.message(&text::failed_line(failed)),
+            Event::Spared(spared) => tracing::info!("{} stays: {}", spared.object, spared.reason),
+        }
+    };
+    let tools = Tools {
+        cluster: &cluster,
+        registry: registry.as_ref(),
+        workers: options.num_workers.get(),
+        stop,
+        tell: &tell,
+    };
+    let document = matches!(options.output, OutputFormat::Json | OutputFormat::Yaml)
+        .then(|| View { inventory: &inventory, plan: &plan }.body(&context));
+    let outcome = execute::execute(tools, &plan, inventory).await;
+    let exit = exit_of(&outcome);
+    report_outcome(options, ui, &outcome);
+    if let Some(body) = document {
+        write_document(ui, options.output, &PruneResult::new(body, outcome));
+    }
+    exit
+}
+
+fn exit_of(outcome: &Outcome) -> Exit {
+    match outcome.interrupted {
+        Some("SIGTERM") => Exit::Terminated,
+        Some(_) => Exit::Interrupted,
+        None if outcome.failures.is_empty() => Exit::Done,
+        None => Exit::Failures,
+    }
+}
+
+fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome) {
+    match options.output {
+        OutputFormat::Text | OutputFormat::Wide => ui.result(|out| text::outcome(out, outcome)),
+        OutputFormat::Name => ui.result(|out| text::changed_names(out, outcome)),
+        OutputFormat::Json | OutputFormat::Yaml => {}
+    }
+    if outcome.deleted.blobs > 0 {
+        ui.warning(
+            "the registry's caches may still name the deleted blobs: for 10 minutes in each replica, and for ever in Redis if there is one",
+        );
+        ui.message(
+            "hint: pushes that re-use a deleted layer are broken until then; make the replicas forget: oc rollout restart deployment/image-registry -n openshift-image-registry",
+        );
+    }
+    if !outcome.spared.is_empty() {
+        ui.message(&text::spared(&outcome.spared));
+    }
+    if !outcome.failures.is_empty() {
+        ui.failure(&failures(&outcome.failures));
+    }
+    if let Some(signal) = outcome.interrupted {
+        ui.failure(
+            &Failure::nothing_changed(format!(
+                "the run was ended early by {signal}: what was begun is finished, the rest is as it was"
+            ))
+            .hint("run the same command again to prune the rest"),
+        );
+    }
+}
+
+/// All failures, those of the same kind and cause together.
+fn failures(failures: &[FailedObject]) -> Failure {
+    let mut message = format!("prune: {} object(s) could not be pruned", failures.len());
+    let mut group = None;
+    for FailedObject { failed, cause, object } in failures {
+        if group != Some((*failed, cause)) {
+            group = Some((*failed, cause));
+            let _ = write!(message, "\n  {failed}: {}", printable(cause));
+        }
+        let _ = write!(message, "\n    {}", printable(object));
+    }
+    Failure { exit: Exit::Failures, message, hints: Vec::new() }
+        .hint("run the same command again: what is left is tried again")
+}
+
+fn interrupted(signal: Signal) -> Failure {
+    let (exit, name) = match signal {
+        Signal::Interrupt => (Exit::Interrupted, "SIGINT"),
+        Signal::Terminate => (Exit::Terminated, "SIGTERM"),
+    };
+    Failure { exit, message: format!("prune: ended by {name} - no changes made"), hints: Vec::new() }
+}
+
+async fn first_signal(stop: &mut watch::Receiver<Option<Signal>>) -> Signal {
+    let first = stop.wait_for(Option::is_some).await.ok().and_then(|signal| *signal);
+    match first {
+        Some(signal) => signal,
+        // The listener is gone: no signal will come.
+        None => std::future::pending().await,
+    }
+}
+
+/// The first signal asks the run to end, the second one ends the process.
+fn listen_to_signals(ui: Arc<Ui>) -> watch::Receiver<Option<Signal>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        let mut signals = Signals::new();
+        let first = signals.next().await;
+        if sender.send(Some(first)).is_ok() {
+            ui.message("ending: what was begun is being finished; a second signal aborts at once");
+        }
+        let second = signals.next().await;
+        #[expect(clippy::exit, reason = "the user asked twice: nothing is waited for any longer")]
+        std::process::exit(interrupted(second).exit as i32);
+    });
+    receiver
+}
+
+struct Signals {
+    #[cfg(unix)]
+    terminate: Option<tokio::signal::unix::Signal>,
+}
+
+impl Signals {
+    fn new() -> Self {
+        Self {
+            #[cfg(unix)]
+            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok(),
+        }
+    }
+
+    async fn next(&mut self) -> Signal {
+        #[cfg(unix)]
+        let terminate = async {
+            match &mut self.terminate {
+                Some(terminate) => terminate.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        #[cfg(not(unix))]
+        let terminate = std::future::pending::<Option<()>>();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => Signal::Interrupt,
+            _ = terminate => Signal::Terminate,
+        }
+    }
+}

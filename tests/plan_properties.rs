@@ -1,0 +1,419 @@
+//! Properties of the pure plan on random clusters.
+
+#![expect(clippy::unwrap_used, reason = "a generated cluster that cannot be read fails the test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oc_prune_images::inventory::read_lists;
+use oc_prune_images::model::Inventory;
+use oc_prune_images::plan::{ImageVerdict, ItemVerdict, Keep, Plan, Rules, decide};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const NOW: i64 = 1_767_225_600;
+const HOST: &str = "image-registry.openshift-image-registry.svc:5000";
+
+/// A small world, so that images share layers, streams share images and references hit.
+#[derive(Debug, Clone)]
+struct World {
+    images: Vec<ImageSpec>,
+    streams: Vec<StreamSpec>,
+    pods: Vec<PodSpec>,
+}
+
+#[derive(Debug, Clone)]
+struct ImageSpec {
+    layers: Vec<u8>,
+    config: Option<u8>,
+    media_type: u8,
+    manifests: Vec<u8>,
+    hours: i64,
+    managed: bool,
+    keep: bool,
+}
+
+#[derive(Debug, Clone)]
+struct StreamSpec {
+    hours: i64,
+    keep: bool,
+    tags: Vec<Vec<(u8, i64)>>,
+}
+
+#[derive(Debug, Clone)]
+struct PodSpec {
+    stream: u8,
+    reference: Reference,
+    running: bool,
+    hours: i64,
+    ephemeral: bool,
+    image_id: Option<u8>,
+}
+
+#[derive(Debug, Clone)]
+enum Reference {
+    Tag(u8),
+    Digest(u8),
+}
+
+fn images() -> impl Strategy<Value = Vec<ImageSpec>> {
+    let image = (
+        prop::collection::vec(0..24_u8, 0..5),
+        prop::option::of(24..30_u8),
+        0..4_u8,
+        prop::collection::vec(0..14_u8, 0..3),
+        0..200_i64,
+        any::<bool>(),
+        prop::bool::weighted(0.05),
+    );
+    let spec = image.prop_map(|(layers, config, media_type, manifests, hours, managed, keep)| ImageSpec {
+        layers,
+        config,
+        media_type,
+        manifests,
+        hours,
+        managed,
+        keep,
+    });
+    prop::collection::vec(spec, 1..14)
+}
+
+fn streams() -> impl Strategy<Value = Vec<StreamSpec>> {
+    // Images 14 and 15 never exist.
+    let tag = prop::collection::vec((0..16_u8, 0..200_i64), 0..7);
+    let spec = (0..200_i64, prop::bool::weighted(0.05), prop::collection::vec(tag, 0..4))
+        .prop_map(|(hours, keep, tags)| StreamSpec { hours, keep, tags });
+    prop::collection::vec(spec, 0..5)
+}
+
+fn pods() -> impl Strategy<Value = Vec<PodSpec>> {
+    let reference = prop_oneof![(0..4_u8).prop_map(Reference::Tag), (0..16_u8).prop_map(Reference::Digest)];
+    let spec = (0..5_u8, reference, any::<bool>(), 0..200_i64, any::<bool>(), prop::option::of(0..16_u8))
+        .prop_map(|(stream, reference, running, hours, ephemeral, image_id)| PodSpec {
+            stream,
+            reference,
+            running,
+            hours,
+            ephemeral,
+            image_id,
+        });
+    prop::collection::vec(spec, 0..6)
+}
+
+fn worlds() -> impl Strategy<Value = World> {
+    (images(), streams(), pods()).prop_map(|(images, streams, pods)| World { images, streams, pods })
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    (0..4_u32, prop_oneof![Just(0), Just(3600), Just(90 * 3600)], any::<bool>(), any::<bool>()).prop_map(
+        |(tag_revisions, younger, all, prune_registry)| Rules {
+            keep: Keep::Recent { tag_revisions, cutoff: i128::from(NOW - younger) * 1_000_000_000 },
+            all,
+            namespace: None,
+            prune_registry,
+        },
+    )
+}
+
+fn digest(kind: &str, number: u8) -> String {
+    let letter = if kind == "image" { 'a' } else { 'b' };
+    format!("sha256:{}{number:02x}", letter.to_string().repeat(62))
+}
+
+fn time(hours: i64) -> String {
+    // Half an hour off every threshold, so that rounding decides nothing.
+    jiff::Timestamp::from_second(NOW - hours * 3600 - 1800).unwrap().to_string()
+}
+
+impl World {
+    fn lists(&self) -> BTreeMap<&'static str, Vec<Value>> {
+        let images = self.images.iter().zip(0_u8..).map(|(image, number)| {
+            let index = image.media_type == 0;
+            let media_type = [
+                "application/vnd.oci.image.index.v1+json",
+                "application/vnd.docker.distribution.manifest.v2+json",
+                "application/vnd.oci.image.manifest.v1+json",
+                "",
+            ][usize::from(image.media_type)];
+            let layers: Vec<Value> = if index {
+                Vec::new()
+            } else {
+                image.layers.iter().map(|layer| json!({"name": digest("blob", *layer), "size": 10})).collect()
+            };
+            let manifests: Vec<Value> = if index {
+                image.manifests.iter().map(|manifest| json!({"digest": digest("image", *manifest)})).collect()
+            } else {
+                Vec::new()
+            };
+            json!({
+                "metadata": {
+                    "name": digest("image", number),
+                    "creationTimestamp": time(image.hours),
+                    "annotations": {"openshift.io/image.managed": image.managed.to_string()},
+                    "labels": {"prune-images/keep": image.keep.to_string()},
+                },
+                "dockerImageMetadata": {"Id": image.config.map(|config| digest("blob", config)), "Size": 100},
+                "dockerImageManifestMediaType": media_type,
+                "dockerImageLayers": layers,
+                "dockerImageManifests": manifests,
+            })
+        });
+        let streams = self.streams.iter().enumerate().map(|(number, stream)| {
+            let tags = stream.tags.iter().enumerate().map(|(tag, items)| {
+                let items: Vec<Value> = items
+                    .iter()
+                    .map(|(image, hours)| json!({"image": digest("image", *image), "created": time(*hours)}))
+                    .collect();
+                json!({"tag": format!("t{tag}"), "items": items})
+            });
+            json!({
+                "metadata": {
+                    "namespace": "ns",
+                    "name": format!("s{number}"),
+                    "resourceVersion": "1",
+                    "creationTimestamp": time(stream.hours),
+                    "annotations": {"prune-images/keep": stream.keep.to_string()},
+                },
+                "status": {"tags": tags.collect::<Vec<_>>()},
+            })
+        });
+        let pods = self.pods.iter().enumerate().map(|(number, pod)| {
+            let image = pod.pull_spec();
+            let field = if pod.ephemeral { "ephemeralContainers" } else { "containers" };
+            let statuses: Vec<Value> = pod
+                .image_id
+                .iter()
+                .map(|id| json!({"name": "app", "imageID": format!("{HOST}/ns/s{}@{}", pod.stream, digest("image", *id))}))
+                .collect();
+            json!({
+                "metadata": {"namespace": "ns", "name": format!("p{number}"), "creationTimestamp": time(pod.hours)},
+                "spec": {field: [{"name": "app", "image": image}]},
+                "status": {"phase": if pod.running { "Running" } else { "Succeeded" }, "containerStatuses": statuses},
+            })
+        });
+        BTreeMap::from([
+            ("images", images.collect()),
+            ("imagestreams", streams.collect()),
+            ("pods", pods.collect()),
+        ])
+    }
+}
+
+impl PodSpec {
+    fn pull_spec(&self) -> String {
+        match self.reference {
+            Reference::Tag(tag) => format!("{HOST}/ns/s{}:t{tag}", self.stream),
+            Reference::Digest(image) => format!("{HOST}/ns/s{}@{}", self.stream, digest("image", image)),
+        }
+    }
+
+    fn counts(&self, rules: &Rules) -> bool {
+        self.running || !rules.is_older(NOW - self.hours * 3600 - 1800)
+    }
+}
+
+fn read(lists: &BTreeMap<&'static str, Vec<Value>>) -> Inventory {
+    let bytes: Vec<(&str, Vec<u8>)> = lists
+        .iter()
+        .map(|(resource, items)| (*resource, json!({ "items": items }).to_string().into_bytes()))
+        .collect();
+    read_lists(bytes.iter().map(|(resource, page)| (*resource, page.as_slice()))).unwrap().inventory
+}
+
+/// Everything that goes, by name.
+fn deleted(inventory: &Inventory, plan: &Plan) -> BTreeSet<String> {
+    let text = |id| inventory.names.text(id).into_owned();
+    let mut all = BTreeSet::new();
+    for (stream, decision) in inventory.streams.iter().zip(&plan.streams) {
+        let repository = stream.repository();
+        for item in &decision.items {
+            if let ItemVerdict::Remove(_) = item.verdict {
+                all.insert(format!("item {repository} {} {}", item.tag, item.position));
+            }
+        }
+        all.extend(decision.layer_links.iter().map(|id| format!("layer link {repository}@{}", text(*id))));
+        all.extend(
+            decision.manifest_links.iter().map(|id| format!("manifest link {repository}@{}", text(*id))),
+        );
+    }
+    for (image, decision) in inventory.images.all().iter().zip(&plan.images) {
+        if decision.verdict == ImageVerdict::Delete {
+            all.insert(format!("image {}", text(image.name)));
+        }
+        all.extend(decision.blobs.iter().map(|id| format!("blob {}", text(*id))));
+    }
+    all
+}
+
+/// The cluster after the plan was carried out.
+fn after(
+    lists: &BTreeMap<&'static str, Vec<Value>>,
+    deleted: &BTreeSet<String>,
+) -> BTreeMap<&'static str, Vec<Value>> {
+    let mut lists = lists.clone();
+    lists
+        .get_mut("images")
+        .unwrap()
+        .retain(|image| !deleted.contains(&format!("image {}", image["metadata"]["name"].as_str().unwrap())));
+    for stream in lists.get_mut("imagestreams").unwrap() {
+        let repository = format!("ns/{}", stream["metadata"]["name"].as_str().unwrap());
+        let tags = stream["status"]["tags"].as_array_mut().unwrap();
+        let mut changed = false;
+        for (tag, entry) in tags.iter_mut().enumerate() {
+            let mut position = 0..;
+            entry["items"].as_array_mut().unwrap().retain(|_| {
+                let gone = deleted.contains(&format!("item {repository} {tag} {}", position.next().unwrap()));
+                changed |= gone;
+                !gone
+            });
+        }
+        if changed {
+            tags.retain(|tag| !tag["items"].as_array().unwrap().is_empty());
+        }
+    }
+    lists
+}
+
+/// The blobs, manifest included, that an image needs to run, sub-manifests at any depth included.
+fn needs(images: &[Value], name: &str, seen: &mut BTreeSet<String>) {
+    if !seen.insert(name.to_owned()) {
+        return;
+    }
+    for image in images.iter().filter(|image| image["metadata"]["name"] == name) {
+        for layer in image["dockerImageLayers"].as_array().unwrap() {
+            seen.insert(layer["name"].as_str().unwrap().to_owned());
+        }
+        if let Some(config) = image["dockerImageMetadata"]["Id"].as_str()
+            && image["dockerImageManifestMediaType"] != "application/vnd.oci.image.index.v1+json"
+        {
+            seen.insert(config.to_owned());
+        }
+        for manifest in image["dockerImageManifests"].as_array().unwrap() {
+            needs(images, manifest["digest"].as_str().unwrap(), seen);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_that_is_in_use_is_deleted((world, rules) in (worlds(), rules())) {
+        let lists = world.lists();
+        let inventory = read(&lists);
+        let deleted = deleted(&inventory, &decide(&inventory, &rules));
+        let left = after(&lists, &deleted);
+        let mut used = BTreeSet::new();
+        // What streams still list.
+        for stream in &left["imagestreams"] {
+            for tag in stream["status"]["tags"].as_array().unwrap() {
+                for item in tag["items"].as_array().unwrap() {
+                    needs(&lists["images"], item["image"].as_str().unwrap(), &mut used);
+                }
+            }
+        }
+        // What pods that count name by digest, run, or name by tag.
+        for pod in world.pods.iter().filter(|pod| pod.counts(&rules)) {
+            let mut images: Vec<String> = pod.image_id.iter().map(|id| digest("image", *id)).collect();
+            match pod.reference {
+                Reference::Digest(image) => images.push(digest("image", image)),
+                Reference::Tag(tag) => images.extend(
+                    world
+                        .streams
+                        .get(usize::from(pod.stream))
+                        .and_then(|stream| stream.tags.get(usize::from(tag)))
+                        .and_then(|items| items.first())
+                        .map(|(image, _)| digest("image", *image)),
+                ),
+            }
+            for image in images {
+                needs(&lists["images"], &image, &mut used);
+            }
+        }
+        for name in &used {
+            prop_assert!(!deleted.contains(&format!("image {name}")), "image {name} is in use");
+            prop_assert!(!deleted.contains(&format!("blob {name}")), "blob {name} is in use");
+        }
+        // Every image that stays stays whole, used or not.
+        for image in &left["images"] {
+            let mut whole = BTreeSet::new();
+            let mut alone = image.clone();
+            alone["dockerImageManifests"] = json!([]);
+            let name = image["metadata"]["name"].as_str().unwrap();
+            needs(&[alone], name, &mut whole);
+            for blob in whole {
+                prop_assert!(!deleted.contains(&format!("blob {blob}")), "{name} stays and loses {blob}");
+            }
+        }
+        // No stream that keeps an item loses the links that it needs.
+        for stream in &left["imagestreams"] {
+            let repository = format!("ns/{}", stream["metadata"]["name"].as_str().unwrap());
+            for item in stream["status"]["tags"].as_array().unwrap().iter().flat_map(|tag| tag["items"].as_array().unwrap()) {
+                let name = item["image"].as_str().unwrap();
+                for image in lists["images"].iter().filter(|image| image["metadata"]["name"] == name) {
+                    let manifest = format!("manifest link {repository}@{name}");
+                    prop_assert!(!deleted.contains(&manifest), "{manifest}");
+                    for layer in image["dockerImageLayers"].as_array().unwrap() {
+                        let link = format!("layer link {repository}@{}", layer["name"].as_str().unwrap());
+                        prop_assert!(!deleted.contains(&link), "{link}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn planning_again_after_executing_gives_nothing((world, rules) in (worlds(), rules())) {
+        let lists = world.lists();
+        let inventory = read(&lists);
+        let first = deleted(&inventory, &decide(&inventory, &rules));
+        let left = read(&after(&lists, &first));
+        let second = deleted(&left, &decide(&left, &rules));
+        prop_assert!(second.is_empty(), "{second:#?}");
+    }
+
+    #[test]
+    fn the_order_of_the_lists_does_not_matter((world, rules, seed) in (worlds(), rules(), any::<usize>())) {
+        let lists = world.lists();
+        let mut shuffled = lists.clone();
+        for items in shuffled.values_mut() {
+            let length = items.len();
+            if length > 1 {
+                items.rotate_left(seed % length);
+                items.swap(0, seed / 7 % length);
+            }
+        }
+        let (one, other) = (read(&lists), read(&shuffled));
+        prop_assert_eq!(deleted(&one, &decide(&one, &rules)), deleted(&other, &decide(&other, &rules)));
+    }
+
+    #[test]
+    fn keeping_more_revisions_deletes_a_subset((world, rules, more) in (worlds(), rules(), 1..4_u32)) {
+        let inventory = read(&world.lists());
+        let fewer = deleted(&inventory, &decide(&inventory, &rules));
+        let Keep::Recent { tag_revisions, cutoff } = rules.keep else { unreachable!("the strategy makes no other") };
+        let keep = Keep::Recent { tag_revisions: tag_revisions + more, cutoff };
+        let kept_more = deleted(&inventory, &decide(&inventory, &Rules { keep, ..rules }));
+        prop_assert!(kept_more.is_subset(&fewer), "{:#?}", kept_more.difference(&fewer).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_plan_deletes_no_more_than_the_reference((world, rules) in (worlds(), rules())) {
+        let inventory = read(&world.lists());
+        let plan = decide(&inventory, &rules);
+        // Each difference names something that stays: none of them is deleted as well.
+        let deleted = deleted(&inventory, &plan);
+        for differing in &plan.differences {
+            use oc_prune_images::plan::DifferingObject as Object;
+            let text = |id| inventory.names.text(id).into_owned();
+            let repository = |stream: u32| inventory.streams[stream as usize].repository();
+            let name = match differing.object {
+                Object::Item(stream, tag, position) => format!("item {} {tag} {position}", repository(stream)),
+                Object::ManifestLink(stream, id) => format!("manifest link {}@{}", repository(stream), text(id)),
+                Object::LayerLink(stream, id) => format!("layer link {}@{}", repository(stream), text(id)),
+                Object::Image(position) => format!("image {}", text(inventory.images.all()[position].name)),
+                Object::Blob(id) => format!("blob {}", text(id)),
+            };
+            prop_assert!(!deleted.contains(&name), "{name} differs and is deleted");
+        }
+    }
+}
