@@ -5,10 +5,11 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use secrecy::ExposeSecret as _;
 
-use super::{Invocation, Keep, Options, OutputFormat, Scheme, parse};
+use super::{Invocation, Keep, Options, OutputFormat, parse};
 use crate::{
     cluster::RequestTimeout,
     error::{Exit, Failure},
+    registry::Scheme,
 };
 
 fn run(line: &str) -> Result<Invocation, Failure> {
@@ -139,7 +140,7 @@ fn request_timeouts_are_those_of_kubectl() {
 #[test]
 fn registry_addresses_are_read_and_an_empty_one_is_none() {
     let url = options("--registry-url=https://Registry.example.com:5443/").registry.url.unwrap();
-    assert_eq!((url.scheme, url.authority().as_str()), (Some(Scheme::Https), "registry.example.com:5443"));
+    assert_eq!((url.scheme(), url.authority().as_str()), (Some(Scheme::Https), "registry.example.com:5443"));
     assert_eq!(options("--registry-url=").registry.url, None);
 }
 
@@ -227,6 +228,9 @@ fn hints_say_what_to_type() {
     assert_eq!(failure("--confrim").hints[0], "did you mean --confirm?");
     let with_password = failure("--registry-url=https://me:geheim@registry.example.com");
     assert!(!with_password.to_string().contains("geheim"), "{with_password}");
+    assert!(with_password.hints[0].contains("--token=TOKEN"), "{with_password}");
+    let with_path = failure("--registry-url=registry.example.com/v2");
+    assert_eq!(with_path.hints[0], "the form is --registry-url=[http://|https://]HOST[:PORT]");
 }
 
 #[test]

@@ -10,12 +10,14 @@ use super::{
     args::Args,
     duration::{self, DurationError},
     options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions},
-    registry_url::{self, RegistryUrl, RegistryUrlError, Scheme},
     values::{self, quote},
 };
 use crate::{
-    cluster::{ConnectionOptions, RequestTimeout, io_text, sanitize},
+    cause::io_text,
+    cluster::{ConnectionOptions, RequestTimeout},
     error::Failure,
+    registry::{RegistryUrl, Scheme},
+    text::sanitize,
 };
 
 const KEEP_TAG_REVISIONS: u32 = 3;
@@ -176,28 +178,16 @@ fn registry(
     ca: Option<PathBuf>,
     force_insecure: bool,
 ) -> Result<RegistryOptions, Failure> {
-    let url = url.filter(|url| !url.is_empty()).map(registry_url).transpose()?;
+    let url = url.filter(|url| !url.is_empty()).map(RegistryUrl::parse).transpose()?;
     if ca.is_some() && force_insecure {
         return Err(Failure::usage("--certificate-authority cannot be specified with --force-insecure")
             .hint("leave one of the two out: a certificate is either verified or it is not"));
     }
-    if ca.is_some() && url.as_ref().is_some_and(|url| url.scheme == Some(Scheme::Http)) {
+    if ca.is_some() && url.as_ref().is_some_and(|url| url.scheme() == Some(Scheme::Http)) {
         return Err(Failure::usage("--certificate-authority cannot be specified for insecure http protocol")
             .hint("give an https:// URL in --registry-url, or leave --certificate-authority out"));
     }
     Ok(RegistryOptions { url, ca: ca.map(ca_bundle).transpose()?, force_insecure })
-}
-
-fn registry_url(text: &str) -> Result<RegistryUrl, Failure> {
-    registry_url::parse(text).map_err(|error| {
-        let failure = Failure::usage(format!("invalid --registry-url flag: {error}"));
-        match error {
-            RegistryUrlError::UserInfo => failure.hint(
-                "the registry login uses the bearer token of the API server: --token=TOKEN or `oc login`",
-            ),
-            _ => failure.hint("the form is --registry-url=[http://|https://]HOST[:PORT]"),
-        }
-    })
 }
 
 /// Reads the registry's CA; these two failures exit with 1, as no flag is misspelled.

@@ -18,7 +18,6 @@ use kube::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    cause::{Cause, sanitize},
     credentials::{self, Credentials, Login, TokenSource},
     error::{self, ApiError, Place},
     exec::Identity,
@@ -26,7 +25,7 @@ use super::{
     options::{ConnectionOptions, Environment},
     request::{self, ApiRequest, ApiResponse, Failed, Limits, Waits},
 };
-use crate::error::Failure;
+use crate::{cause::Cause, error::Failure, text::sanitize};
 
 /// How requests of this program are named in the API server's audit log.
 const USER_AGENT: &str = concat!("oc-prune-images/", env!("CARGO_PKG_VERSION"));
@@ -342,8 +341,8 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::cause::CauseKind;
     use crate::cluster::{
-        cause::CauseKind,
         credentials::Refresh,
         options::RequestTimeout,
         request::Retry,

@@ -4,8 +4,11 @@ use http::StatusCode;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::cause::{Cause, CauseKind, sanitize};
-use crate::error::Failure;
+use crate::{
+    cause::{Cause, CauseKind},
+    error::Failure,
+    text::sanitize,
+};
 
 /// A request that did not end well. Texts are the server's own, made harmless for a terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -242,9 +245,15 @@ fn unreachable(doing: &str, server: &str, cause: &Cause, place: &Place<'_>) -> F
         CauseKind::UnknownAuthority => failure
             .hint("the kubeconfig must name the CA of the API server: oc login --certificate-authority=FILE")
             .hint("or do not verify it: --insecure-skip-tls-verify"),
-        CauseKind::Certificate => failure
+        CauseKind::OtherName => failure
             .hint("if the certificate carries another name: --tls-server-name=NAME")
             .hint("or do not verify it: --insecure-skip-tls-verify"),
+        CauseKind::Certificate => failure
+            .hint("have the certificate of the API server renewed")
+            .hint("or do not verify it: --insecure-skip-tls-verify"),
+        CauseKind::Proxy => failure.hint(
+            "a proxy is used (proxy-url in the kubeconfig, or HTTPS_PROXY); to go without it: NO_PROXY=HOST",
+        ),
         CauseKind::HttpServer => {
             failure.hint("the server speaks plain HTTP there; check the port of --server")
         }
@@ -429,7 +438,9 @@ mod tests {
             (cause(CauseKind::Refused), "context \"prod\""),
             (cause(CauseKind::NoSuchHost), "--context=NAME"),
             (cause(CauseKind::UnknownAuthority), "--certificate-authority=FILE"),
-            (cause(CauseKind::Certificate), "--tls-server-name=NAME"),
+            (cause(CauseKind::OtherName), "--tls-server-name=NAME"),
+            (cause(CauseKind::Certificate), "renewed"),
+            (cause(CauseKind::Proxy), "NO_PROXY=HOST"),
             (cause(CauseKind::HttpServer), "check the port"),
             (ApiError::Timeout("the answer"), "--request-timeout=5m"),
             (ApiError::Unavailable { status: 503, message: String::new() }, "oc get apiservices"),

@@ -12,9 +12,12 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 
 use super::{
-    cause::{Cause, CauseKind, sanitize},
     error::{ApiError, Status},
     options::RequestTimeout,
+};
+use crate::{
+    cause::{Cause, CauseKind},
+    text::sanitize,
 };
 
 /// The largest answer that a request takes unless it says otherwise, in bytes.
@@ -185,7 +188,8 @@ impl Waits {
                 retry != Retry::Never && reached
             }
             ApiError::Connection(cause) => {
-                retry == Retry::Idempotent && matches!(cause.kind, CauseKind::Cut | CauseKind::Other)
+                retry == Retry::Idempotent
+                    && matches!(cause.kind, CauseKind::Cut | CauseKind::Proxy | CauseKind::Other)
             }
             ApiError::Unavailable { .. }
             | ApiError::Server { status: 500, .. }
@@ -297,6 +301,8 @@ fn of_connection(error: &kube::Error) -> ApiError {
     let cause = Cause::of(error);
     match cause.kind {
         CauseKind::TimedOut => ApiError::Timeout("connecting"),
+        // What else would answer without TLS.
+        CauseKind::NoTls => ApiError::Connection(Cause::http_server()),
         _ => ApiError::Connection(cause),
     }
 }

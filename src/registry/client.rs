@@ -17,11 +17,12 @@ use url::Url;
 
 use super::address::RegistryUrl;
 use super::answer::{Answer, Deletion, RegistryError, Verdict, judge};
-use super::cause::Cause;
+use super::cause::{is_transient, of_request};
 use super::name::Target;
 use super::security::Protection;
 use super::transport::{Limits, send};
 use super::{Refresh, TokenSource};
+use crate::cause::Cause;
 use crate::error::Failure;
 
 /// The user of the basic auth: the registry looks at the password alone, which is the token.
@@ -140,11 +141,11 @@ impl Registry {
             .await
             .map_err(Trouble::Lasting)?
             .map_err(|cause| {
-                if cause.is_transient() {
-                    Trouble::Transient { cause: cause.text().to_owned(), after: None }
+                if is_transient(&cause) {
+                    Trouble::Transient { cause: cause.text, after: None }
                 } else {
                     let scheme = self.inner.protection.scheme();
-                    let cause = cause.of_request("Delete", scheme, &self.inner.address, url.path());
+                    let cause = of_request(&cause, "Delete", scheme, &self.inner.address, url.path());
                     Trouble::Lasting(RegistryError::Connection { cause })
                 }
             })?;

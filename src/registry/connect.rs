@@ -13,13 +13,14 @@ use reqwest::{Certificate, Client, StatusCode};
 
 use super::address::{Address, Origin, RegistryUrl};
 use super::answer::{Answer, RegistryError, status_line};
-use super::cause::Cause;
+use super::cause::{is_transient, of_request};
 use super::client::{Registry, token};
 use super::security::{Allowance, Attempt, Condition, Protection, candidates};
-use super::text::sanitise;
 use super::transport::{Limits, Pool, client, send};
 use super::{Refresh, TokenSource};
+use crate::cause::{Cause, CauseKind};
 use crate::error::Failure;
+use crate::text::brief;
 
 /// Where a pod finds the CA that signs the registry's certificate.
 pub const SERVICE_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/service-ca.crt";
@@ -157,10 +158,11 @@ async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result
         let Err(mut error) = ping(settings, attempt.protection, &client).await else {
             return Ok((*attempt, client));
         };
-        if let PingError::NoAnswer { cause: cause @ Cause::NoTls, .. } = &mut error
+        if let PingError::NoAnswer { cause, .. } = &mut error
+            && cause.kind == CauseKind::NoTls
             && answers_in_http(settings, pool).await?
         {
-            *cause = Cause::HttpAnswer;
+            *cause = Cause::http_server();
         }
         next = following(attempts, *attempt, &error);
         errors.push(error);
@@ -171,9 +173,9 @@ async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result
 /// Returns the attempt that the error leads to. Each is less protected than the one before, so this ends.
 fn following<'a>(attempts: &'a [Attempt], made: Attempt, error: &PingError) -> Option<&'a Attempt> {
     let PingError::NoAnswer { cause, .. } = error else { return None };
-    let met = match cause {
-        cause if cause.is_certificate() => Condition::CertificateRefused,
-        Cause::HttpAnswer => Condition::HttpAnswer,
+    let met = match cause.kind {
+        _ if cause.is_certificate() => Condition::CertificateRefused,
+        CauseKind::HttpServer => Condition::HttpAnswer,
         _ => return None,
     };
     attempts.iter().find(|attempt| attempt.condition == met && attempt.protection > made.protection)
@@ -200,7 +202,7 @@ async fn ping(settings: &Settings, protection: Protection, client: &Client) -> R
         let location = answer.headers.get(LOCATION).filter(|_| answer.status.is_redirection());
         last = Some(PingError::Status {
             status: answer.status,
-            redirect: location.map(|location| sanitise(&String::from_utf8_lossy(location.as_bytes()))),
+            redirect: location.map(|location| brief(&String::from_utf8_lossy(location.as_bytes()))),
         });
     }
     last.map_or(Ok(()), Err)
@@ -239,7 +241,7 @@ async fn get(
 async fn recognise(settings: &Settings, protection: Protection, client: &Client) -> Result<(), Failure> {
     let url = &settings.address.url;
     let answer = get(settings, protection, client, "/v2/").await.map_err(|cause| {
-        let cause = cause.of_request("Get", protection.scheme(), url, "/v2/");
+        let cause = of_request(&cause, "Get", protection.scheme(), url, "/v2/");
         Failure::nothing_changed(format!("failed to log in to registry {url}: {cause}"))
     })?;
     if answer.is_registry() {
@@ -269,7 +271,7 @@ async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure>
             Err((true, answer.retry_after(), failed(&answer.summary())))
         }
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(cause)) => Err((cause.is_transient(), None, failed(cause.text()))),
+        Ok(Err(cause)) => Err((is_transient(&cause), None, failed(&cause.text))),
         Err(RegistryError::Token(failure)) => Err((false, None, failure)),
         Err(error) => Err((false, None, failed(&error.to_string()))),
     };
@@ -316,7 +318,7 @@ fn explain(settings: &Settings, errors: &[PingError]) -> Failure {
 
 fn ping_text(error: &PingError, url: &RegistryUrl) -> String {
     match error {
-        PingError::NoAnswer { protection, cause } => cause.of_request("Get", protection.scheme(), url, "/"),
+        PingError::NoAnswer { protection, cause } => of_request(cause, "Get", protection.scheme(), url, "/"),
         PingError::Status { status, redirect: None } => {
             format!("unexpected status: {}", status_line(*status))
         }
@@ -338,8 +340,8 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                 ROUTE.to_owned(),
             ]
         }
-        PingError::NoAnswer { cause, .. } => match cause {
-            Cause::HttpAnswer => {
+        PingError::NoAnswer { cause, .. } => match cause.kind {
+            CauseKind::HttpServer => {
                 let mut hints = vec![format!("speak plain http to it: --registry-url=http://{host}")];
                 if settings.address.url.scheme().is_none() {
                     hints.push(FORCE.to_owned());
@@ -349,22 +351,22 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                 }
                 hints
             }
-            Cause::MalformedAnswer(_) => vec![speak_https],
-            Cause::UnknownAuthority(_) => authority_hints(settings),
-            Cause::OtherName(_) => {
+            CauseKind::MalformedAnswer => vec![speak_https],
+            CauseKind::UnknownAuthority => authority_hints(settings),
+            CauseKind::OtherName => {
                 vec![
                     "use the name that the certificate is for: --registry-url=https://<name>[:<port>]"
                         .to_owned(),
                 ]
             }
-            Cause::Certificate(_) => {
+            CauseKind::Certificate => {
                 let mut hints = vec!["have the registry's certificate renewed".to_owned()];
                 if settings.ca_pem.is_none() {
                     hints.push(FORCE.to_owned());
                 }
                 hints
             }
-            Cause::NoSuchHost(_) | Cause::ConnectionRefused(_) | Cause::Timeout(_) => {
+            CauseKind::NoSuchHost | CauseKind::Refused | CauseKind::Unreachable | CauseKind::TimedOut => {
                 let mut hints = vec![REACHABLE.to_owned(), ROUTE.to_owned()];
                 if settings.address.origin == Origin::Streams {
                     hints.push(
@@ -373,11 +375,11 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                 }
                 hints
             }
-            Cause::Proxy(_) => vec![format!(
+            CauseKind::Proxy => vec![format!(
                 "a proxy of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) is used; to go without it: NO_PROXY={}",
                 settings.address.url.host()
             )],
-            Cause::NoTls | Cause::Other(_) => vec![REACHABLE.to_owned()],
+            CauseKind::NoTls | CauseKind::Cut | CauseKind::Other => vec![REACHABLE.to_owned()],
         },
     }
 }
@@ -619,23 +621,25 @@ mod tests {
             &RegistryUrl::parse("10.0.0.1").unwrap(),
             Allowance { force_insecure: true, ..Allowance::default() },
         );
-        let error = |cause| PingError::NoAnswer { protection: Protection::Verified, cause };
+        let error =
+            |kind| PingError::NoAnswer { protection: Protection::Verified, cause: Cause::new(kind, "") };
         let next = |made: usize, error: &PingError| {
             following(&attempts, attempts[made], error).map(|next| next.protection)
         };
-        let certificate = error(Cause::UnknownAuthority(String::new()));
+        let certificate = error(CauseKind::UnknownAuthority);
         assert_eq!(next(0, &certificate), Some(Protection::Unverified));
         assert_eq!(next(1, &certificate), None);
-        assert_eq!(next(0, &error(Cause::HttpAnswer)), Some(Protection::Plain));
-        assert_eq!(next(2, &error(Cause::HttpAnswer)), None);
-        for cause in [
-            Cause::NoTls,
-            Cause::ConnectionRefused(String::new()),
-            Cause::Timeout(String::new()),
-            Cause::MalformedAnswer(String::new()),
-            Cause::Other("EOF".to_owned()),
+        assert_eq!(next(0, &error(CauseKind::HttpServer)), Some(Protection::Plain));
+        assert_eq!(next(2, &error(CauseKind::HttpServer)), None);
+        for kind in [
+            CauseKind::NoTls,
+            CauseKind::Refused,
+            CauseKind::TimedOut,
+            CauseKind::MalformedAnswer,
+            CauseKind::Cut,
+            CauseKind::Other,
         ] {
-            assert_eq!(next(0, &error(cause)), None);
+            assert_eq!(next(0, &error(kind)), None);
         }
         assert_eq!(next(0, &PingError::Status { status: StatusCode::BAD_REQUEST, redirect: None }), None);
     }

@@ -16,7 +16,6 @@ mod connect;
 mod fake;
 mod name;
 mod security;
-mod text;
 mod transport;
 
 pub use address::{Address, Origin, RegistryUrl, Scheme, choose};

@@ -3,12 +3,13 @@
 use std::io::{self, Write};
 
 use super::document::{View, image_reason, stream_verdict};
-use super::human::{bytes, printable};
+use super::human::bytes;
 use crate::execute::{Change, FailedObject, Outcome, Spared};
 use crate::model::Stream;
 use crate::plan::{
     Counts, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, StreamVerdict, Use,
 };
+use crate::text::printable;
 
 /// The reference's line about a change.
 #[must_use]
