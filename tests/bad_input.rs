@@ -393,17 +393,24 @@ hint: the form is https://HOST:PORT, in --server or in config
         (
             "CA and insecure",
             with(&good.replace("    server:", "    insecure-skip-tls-verify: true\n    server:")),
-            "",
+            r"
+error: specifying a root certificates file with the insecure flag is not allowed (cluster in config)
+hint: remove insecure-skip-tls-verify or the certificate authority from the cluster's entry
+",
         ),
         (
             "a CA that is none",
             with(&Regex::new("authority-data: .*").unwrap().replace(&good, "authority-data: Z2VoZWlt")),
-            "",
+            r"
+error: unable to load root certificates: no valid certificate authority data seen in certificate-authority-data
+",
         ),
         (
             "a token file that is not there",
             with(&Regex::new("token: .*").unwrap().replace(&good, "tokenFile: nope")),
-            "",
+            r"
+error: get credentials: read token file nope: no such file or directory
+",
         ),
         (
             "an exec plugin that is not there",
@@ -411,7 +418,10 @@ hint: the form is https://HOST:PORT, in --server or in config
                 &good,
                 "exec: {apiVersion: client.authentication.k8s.io/v1, command: nope, interactiveMode: Never}",
             )),
-            "",
+            r"
+error: get credentials: exec: executable nope not found
+hint: install nope, or pass a token: --token=TOKEN
+",
         ),
         (
             "groups without a user",
@@ -457,8 +467,7 @@ hint: or pass a token: --token="$(oc create token pruner -n openshift-image-regi
             "https server spoken to in http",
             good(&[&format!("--server=http://127.0.0.1:{https}")]),
             r"
-error: failed to ping registry http://localhost:PORT: unexpected status: 400 Bad Request
-hint: if it is an https server: --registry-url=https://localhost:PORT
+error: reach the API server: refused as invalid: Client sent an HTTP request to an HTTPS server.
 ",
         ),
         (
@@ -491,18 +500,16 @@ hint: or do not verify it: --insecure-skip-tls-verify
             "nobody listens",
             good(&["--server=https://127.0.0.1:1"]),
             r#"
-error: failed to ping registry https://127.0.0.1:1: Get "https://127.0.0.1:1/": dial tcp 127.0.0.1:1: connect: connection refused
-hint: Please provide a reachable route to the integrated registry using --registry-url.
-hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
+error: reach the API server: connect to https://127.0.0.1:1: connection refused
+hint: is this the right cluster? context "sandbox"; another: --context=NAME
 "#,
         ),
         (
             "no such host",
             good(&["--server=https://no-such-host.invalid:6443"]),
             r#"
-error: failed to ping registry https://no-such-host.invalid:5000: Get "https://no-such-host.invalid:5000/": dial tcp: lookup no-such-host.invalid: no such host (Name or service not known)
-hint: Please provide a reachable route to the integrated registry using --registry-url.
-hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
+error: reach the API server: connect to https://no-such-host.invalid:6443: no such host
+hint: is this the right cluster? context "sandbox"; another: --context=NAME
 "#,
         ),
     ] {
@@ -583,10 +590,9 @@ fn a_registry_that_cannot_be_reached_is_named_with_the_flag_that_helps() {
             run("https://localhost:PORT", &foreign, &[]),
             1,
             r#"
-error: log in to the registry: you must use a client config with a token, and this login has none
-hint: log in with a token: oc login
-hint: or pass one: --token="$(oc create token pruner -n openshift-image-registry)"
-hint: or remove API objects only, and leave the registry alone: --prune-registry=false
+error: failed to ping registry https://localhost:PORT: Get "https://localhost:PORT/": tls: failed to verify certificate: x509: certificate signed by unknown authority
+hint: name the CA that signed the registry's certificate: --certificate-authority=<file>
+hint: Append --force-insecure if you really want to prune the registry using insecure connection.
 "#,
         ),
         (
@@ -595,8 +601,9 @@ hint: or remove API objects only, and leave the registry alone: --prune-registry
             1,
             r#"
 error: failed to ping registry https://localhost:PORT: Get "https://localhost:PORT/": tls: failed to verify certificate: x509: certificate signed by unknown authority
-hint: name the CA that signed the registry's certificate: --certificate-authority=<file>
-hint: Append --force-insecure if you really want to prune the registry using insecure connection.
+hint: another CA than the one in --certificate-authority signed the registry's certificate
+hint: of the service: oc get configmap openshift-service-ca.crt -n openshift-image-registry -o jsonpath='{.data.service-ca\.crt}'
+hint: of a route: oc extract secret/router-ca -n openshift-ingress-operator --keys=tls.crt --to=-
 "#,
         ),
         (
@@ -604,7 +611,7 @@ hint: Append --force-insecure if you really want to prune the registry using ins
             run("127.0.0.1:PORT", &foreign, &[CA]),
             1,
             r#"
-error: failed to ping registry https://localhost:PORT: Get "https://localhost:PORT/": tls: failed to verify certificate: x509: certificate signed by unknown authority
+error: failed to ping registry 127.0.0.1:PORT: Get "https://127.0.0.1:PORT/": tls: failed to verify certificate: x509: certificate signed by unknown authority
 hint: another CA than the one in --certificate-authority signed the registry's certificate
 hint: of the service: oc get configmap openshift-service-ca.crt -n openshift-image-registry -o jsonpath='{.data.service-ca\.crt}'
 hint: of a route: oc extract secret/router-ca -n openshift-ingress-operator --keys=tls.crt --to=-
@@ -615,10 +622,8 @@ hint: of a route: oc extract secret/router-ca -n openshift-ingress-operator --ke
             run("https://127.0.0.1:PORT", &elsewhere, &[]),
             1,
             r#"
-error: failed to ping registry 127.0.0.1:PORT: Get "https://127.0.0.1:PORT/": tls: failed to verify certificate: x509: certificate signed by unknown authority
-hint: another CA than the one in --certificate-authority signed the registry's certificate
-hint: of the service: oc get configmap openshift-service-ca.crt -n openshift-image-registry -o jsonpath='{.data.service-ca\.crt}'
-hint: of a route: oc extract secret/router-ca -n openshift-ingress-operator --keys=tls.crt --to=-
+error: failed to ping registry https://127.0.0.1:PORT: Get "https://127.0.0.1:PORT/": tls: failed to verify certificate: x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs
+hint: use the name that the certificate is for: --registry-url=https://<name>[:<port>]
 "#,
         ),
         (
@@ -626,19 +631,19 @@ hint: of a route: oc extract secret/router-ca -n openshift-ingress-operator --ke
             run("https://localhost:PORT", &expired, &[]),
             1,
             r#"
-error: failed to ping registry https://127.0.0.1:PORT: Get "https://127.0.0.1:PORT/": tls: failed to verify certificate: x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs
-hint: use the name that the certificate is for: --registry-url=https://<name>[:<port>]
-"#,
-        ),
-        (
-            "https server spoken to in http",
-            run("http://localhost:PORT", &trusted, &[]),
-            1,
-            r#"
 error: failed to ping registry https://localhost:PORT: Get "https://localhost:PORT/": tls: failed to verify certificate: x509: certificate has expired or is not yet valid: certificate expired: verification time N (UNIX), but certificate is not valid after 1451606400 (N seconds ago)
 hint: have the registry's certificate renewed
 hint: Append --force-insecure if you really want to prune the registry using insecure connection.
 "#,
+        ),
+        (
+            "https registry spoken to in http",
+            run("http://localhost:PORT", &trusted, &[]),
+            1,
+            r"
+error: failed to ping registry http://localhost:PORT: unexpected status: 400 Bad Request
+hint: if it is an https server: --registry-url=https://localhost:PORT
+",
         ),
         (
             "http server behind https",
@@ -653,7 +658,10 @@ hint: speak plain http to it: --registry-url=http://localhost:PORT
             "http server, https and --force-insecure",
             run("https://localhost:PORT", &plain, &["--force-insecure"]),
             1,
-            "",
+            r#"
+error: failed to ping registry https://localhost:PORT: Get "https://localhost:PORT/": http: server gave HTTP response to HTTPS client
+hint: speak plain http to it: --registry-url=http://localhost:PORT
+"#,
         ),
         (
             "http server, no scheme, with a CA",
@@ -666,7 +674,16 @@ hint: Append --force-insecure if you really want to prune the registry using ins
 hint: --certificate-authority forbids http: leave it out
 "#,
         ),
-        ("nobody listens", run("https://127.0.0.1:PORT", "1", &[]), 1, ""),
+        (
+            "no registry listens",
+            run("https://127.0.0.1:PORT", "1", &[]),
+            1,
+            r#"
+error: failed to ping registry https://127.0.0.1:1: Get "https://127.0.0.1:1/": dial tcp 127.0.0.1:1: connect: connection refused
+hint: Please provide a reachable route to the integrated registry using --registry-url.
+hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
+"#,
+        ),
         (
             "nobody listens, no scheme",
             run("127.0.0.1:PORT", "1", &[]),
@@ -677,7 +694,16 @@ hint: Please provide a reachable route to the integrated registry using --regist
 hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
 "#,
         ),
-        ("no such host", run("https://no-such-host.invalid:5000", "", &[]), 1, ""),
+        (
+            "no such registry host",
+            run("https://no-such-host.invalid:5000", "", &[]),
+            1,
+            r#"
+error: failed to ping registry https://no-such-host.invalid:5000: Get "https://no-such-host.invalid:5000/": dial tcp: lookup no-such-host.invalid: no such host (Name or service not known)
+hint: Please provide a reachable route to the integrated registry using --registry-url.
+hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
+"#,
+        ),
         (
             "found from the cluster, and internal",
             cluster.plugin("pruner").arg("--confirm").run(),
