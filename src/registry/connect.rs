@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use backon::Retryable;
 use reqwest::header::LOCATION;
@@ -17,16 +16,13 @@ use super::cause::{is_transient, of_request};
 use super::client::{Registry, token};
 use super::security::{Allowance, Attempt, Condition, Protection, candidates};
 use super::transport::{Limits, Pool, client, send};
-use super::{Refresh, TokenSource};
+use super::{Announce, Refresh, TokenSource};
 use crate::cause::{Cause, CauseKind};
 use crate::error::Failure;
 use crate::text::brief;
 
 /// Where a pod finds the CA that signs the registry's certificate.
 pub const SERVICE_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/service-ca.crt";
-
-/// Takes a warning for stderr, without `warning: `.
-pub type Announce = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// What decides how the registry is connected to.
 #[derive(Clone)]
@@ -403,7 +399,7 @@ fn authority_hints(settings: &Settings) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use super::super::fake::{self, Authority, Server, basic, recording, reply, token};
