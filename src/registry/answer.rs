@@ -93,12 +93,11 @@ impl RegistryError {
             | Self::Unavailable { .. }
             | Self::Connection { .. } => Vec::new(),
             Self::Unauthorized { .. } => {
-                vec!["oc adm policy add-cluster-role-to-user system:image-pruner <user>".to_owned()]
+                vec!["oc adm policy add-cluster-role-to-user system:image-pruner USER".to_owned()]
             }
-            Self::StillListedOrDisabled => vec![
-                "if the image stream does not list it any more, enable deletion in the registry:".to_owned(),
-                enable.to_owned(),
-            ],
+            Self::StillListedOrDisabled => vec![format!(
+                "if the image stream does not list it any more, enable deletion in the registry: {enable}"
+            )],
             Self::DeletionDisabled => vec![enable.to_owned()],
             Self::ReadOnly => vec![
                 "oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{\"spec\":{\"readOnly\":false}}'"

@@ -20,7 +20,7 @@ mod transport;
 
 pub use address::{Address, Origin, RegistryUrl, Scheme, choose};
 pub use answer::{Deletion, RegistryError};
-pub use client::Registry;
+pub use client::{Registry, no_token};
 pub use connect::{SERVICE_CA, Settings, connect};
 pub use security::{Allowance, Attempt, Condition, Protection, Reason, candidates};
 pub use transport::Limits;
