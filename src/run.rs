@@ -114,16 +114,7 @@ async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
     let registry = if needs_registry {
         let managed =
             managed_hosts.iter().flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
-        let address = registry::choose(
-            options
-                .registry
-                .url
-                .as_ref()
-                .and_then(|url| registry::RegistryUrl::parse(&url.to_string()).ok())
-                .as_ref(),
-            repositories,
-            managed,
-        );
+        let address = registry::choose(options.registry.url.as_ref(), repositories, managed);
         match address {
             // Without a registry there is nothing to be deleted from one.
             Err(_) if !changes_registry(&plan) => None,

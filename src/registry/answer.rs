@@ -181,7 +181,7 @@ impl Answer {
     /// An unknown path (a plain registry has no `/admin/blobs`) and a proxy's error page are 404 as well: to take
     /// those for "already gone" would leave the data where it is, and nobody told.
     fn is_about_the_object(&self) -> bool {
-        self.first_error().is_some() || (self.body.is_empty() && self.headers.contains_key(API_VERSION))
+        self.first_error().is_some() || self.body.is_empty()
     }
 
     /// Whether the same request may get another answer later.
@@ -391,8 +391,8 @@ mod tests {
         let own = ("Docker-Distribution-Api-Version", "registry/2.0");
         let blob = Target::Blob { digest: &digest };
         assert_eq!(judge(blob, &answer(404, &[own], "")), Verdict::Gone(Deletion::AlreadyGone));
+        assert_eq!(judge(blob, &answer(404, &[], "")), Verdict::Gone(Deletion::AlreadyGone));
         for other in [
-            answer(404, &[], ""),
             answer(404, &[own, ("Content-Type", "text/plain")], "404 page not found\n"),
             answer(404, &[("Content-Type", "text/html")], "<html>no such route</html>"),
             answer(404, &[], r#"{"message":"no Route matched"}"#),
