@@ -98,8 +98,8 @@ pub(super) struct Args {
     /// Resources whose objects use images, too (can be repeated)
     ///
     /// RESOURCE, RESOURCE.GROUP or RESOURCE.VERSION.GROUP, several with commas between them: rollouts.argoproj.io. An
-    /// image that any string in their objects names, as HOST/NAMESPACE/NAME with a tag or digest, stays. Without a
-    /// version the one that the server prefers is read.
+    /// image that any string in their spec, status or data names, as HOST/NAMESPACE/NAME[:TAG|@DIGEST], stays.
+    /// Without a version the one that the server prefers is read.
     #[arg(long, value_name = "RESOURCES", action = ArgAction::Append)]
     pub(super) referrers_from: Vec<String>,
 
