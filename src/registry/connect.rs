@@ -280,7 +280,7 @@ async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure>
         .await
         .map_err(|(_, _, failure)| failure)?;
     match answer.status {
-        StatusCode::OK if answer.is_registry() => Ok(()),
+        StatusCode::OK | StatusCode::NOT_FOUND if answer.is_registry() => Ok(()),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Err(failed(&format!("the token was refused by the registry: {}", answer.summary()))
                 .hint("see whether the token is still valid: oc whoami")
