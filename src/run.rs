@@ -83,10 +83,15 @@ struct Prepared {
 }
 
 async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
+    let server_warnings = {
+        let ui = ui.clone();
+        Arc::new(move |warning: &str| ui.message(&format!("Warning: {warning}")))
+    };
     let cluster = Cluster::connect(&options.connection, &Environment::of_process()).await?;
+    let cluster = cluster.on_warning(server_warnings);
     let needs_registry = options.confirm && options.prune.prune_registry;
     if needs_registry && cluster.bearer_token().await?.is_none() {
-        return Err(no_token());
+        return Err(registry::no_token());
     }
     let mut warnings = Vec::new();
     if needs_registry && let Some(user) = cluster.impersonated_user() {
@@ -130,15 +135,6 @@ async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
         warnings,
     };
     Ok(Prepared { cluster, registry, inventory, plan, context })
-}
-
-fn no_token() -> Failure {
-    Failure::nothing_changed(
-        "log in to the registry: you must use a client config with a token, and this login has none",
-    )
-    .hint("log in with a token: oc login")
-    .hint("or pass one: --token=\"$(oc create token pruner -n openshift-image-registry)\"")
-    .hint("or remove API objects only, and leave the registry alone: --prune-registry=false")
 }
 
 /// The earlier of the local clock and the server's: what is young for either stays.

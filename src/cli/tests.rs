@@ -246,6 +246,40 @@ fn a_namespace_must_be_one() {
 }
 
 #[test]
+fn resources_with_references_are_read_as_kubectl_reads_them() {
+    let read = |line: &str| -> Vec<String> {
+        let names = options(line).prune.referrers_from.into_iter();
+        names
+            .map(|name| format!("{}|{}|{}", name.resource, name.version.unwrap_or_default(), name.group))
+            .collect()
+    };
+    for (word, name) in [
+        ("configmaps", "configmaps||"),
+        ("configmaps.v1", "configmaps|v1|"),
+        ("services.serving.knative.dev", "services||serving.knative.dev"),
+        ("rollouts.v1alpha1.argoproj.io", "rollouts|v1alpha1|argoproj.io"),
+        ("things.v12beta3.example.com", "things|v12beta3|example.com"),
+        ("things.v1gamma1.example.com", "things||v1gamma1.example.com"),
+        ("things.v0.example.com", "things||v0.example.com"),
+        ("things.v1beta.example.com", "things||v1beta.example.com"),
+        ("things.v1.v2.example.com", "things|v1|v2.example.com"),
+    ] {
+        assert_eq!(read(&format!("--referrers-from={word}")), [name]);
+    }
+    assert_eq!(
+        read("--referrers-from=a.example.com,b --referrers-from c.v1.d --referrers-from=b --referrers-from="),
+        ["a||example.com", "b||", "c|v1|d"]
+    );
+    for word in ["a,,b", ",", "Rollouts", "a/b", "../a", "a..b", ".a", "a.", "-a", "a_b", "a?b", "ä", " "] {
+        let words = [format!("--referrers-from={word}")];
+        let failure = run_words(&words.each_ref().map(String::as_str)).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage, "{word}");
+        assert!(failure.message.starts_with("invalid argument "), "{failure}");
+        assert!(failure.hints[0].contains("--referrers-from=RESOURCE[.GROUP|.VERSION.GROUP]"), "{failure}");
+    }
+}
+
+#[test]
 fn an_unusable_ca_file_is_no_usage_error() {
     let missing = failure("--certificate-authority=no-such-ca.crt");
     assert_eq!(
@@ -307,6 +341,7 @@ fn help_and_version_are_printed() {
         "Usage: oc prune-images [flags]",
         "Default: 60m",
         "--as-group",
+        "rollouts.v1alpha1.argoproj.io",
         "Exit codes:",
         "oc prune-images --confirm",
     ] {

@@ -207,10 +207,12 @@ pub(super) fn failure(error: &ApiError, doing: &str, place: &Place<'_>) -> Failu
     let server = sanitize(place.server);
     match error {
         ApiError::Credentials(failure) => failure.clone(),
-        ApiError::Unauthorized if place.withheld => Failure::nothing_changed(error.to_string())
-            .hint(format!("{server} is not https, so no credentials were sent: use --server=https://…")),
-        ApiError::Unauthorized if place.in_cluster => Failure::nothing_changed(error.to_string())
-            .hint("the pod's service account token is not accepted: does the service account still exist?"),
+        ApiError::Unauthorized if place.withheld => Failure::nothing_changed(error.to_string()).hint(
+            format!("{server} is not https, so no credentials were sent: use --server=https://HOST:PORT"),
+        ),
+        ApiError::Unauthorized if place.in_cluster => Failure::nothing_changed(error.to_string()).hint(
+            "the pod's token is not accepted: does its service account still exist? oc get serviceaccounts",
+        ),
         ApiError::Unauthorized => Failure::nothing_changed(error.to_string())
             .hint(format!("log in again: oc login {server}"))
             .hint("or pass a token: --token=\"$(oc create token pruner -n openshift-image-registry)\""),
@@ -252,10 +254,10 @@ fn unreachable(doing: &str, server: &str, cause: &Cause, place: &Place<'_>) -> F
             .hint("have the certificate of the API server renewed")
             .hint("or do not verify it: --insecure-skip-tls-verify"),
         CauseKind::Proxy => failure.hint(
-            "a proxy is used (proxy-url in the kubeconfig, or HTTPS_PROXY); to go without it: NO_PROXY=HOST",
+            "a proxy is used (proxy-url in the kubeconfig, or HTTPS_PROXY); to go without it: export NO_PROXY=HOST",
         ),
         CauseKind::HttpServer => {
-            failure.hint("the server speaks plain HTTP there; check the port of --server")
+            failure.hint("the server speaks plain HTTP there; check the port: --server=https://HOST:PORT")
         }
         _ => failure.hint(elsewhere),
     }

@@ -13,12 +13,14 @@ mod proxy;
 mod request;
 #[cfg(test)]
 mod test_support;
+mod warnings;
 
 pub use connect::{Cluster, install_crypto};
 pub use credentials::{Refresh, TokenSource};
 pub use error::ApiError;
 pub use options::{ConnectionOptions, Environment, RequestTimeout};
 pub use request::{ApiRequest, ApiResponse, Retry};
+pub use warnings::Announce;
 
 pub use crate::cause::{Cause, CauseKind, io_text};
 pub use crate::text::sanitize;

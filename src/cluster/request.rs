@@ -14,6 +14,7 @@ use kube::client::Body;
 use super::{
     error::{ApiError, Status},
     options::RequestTimeout,
+    warnings::Warnings,
 };
 use crate::{
     cause::{Cause, CauseKind},
@@ -238,6 +239,7 @@ pub(super) async fn send_once(
     request: http::Request<Body>,
     max_body: usize,
     limits: &Limits,
+    warnings: &Warnings,
 ) -> Result<ApiResponse, Failed> {
     let wants_json = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == "application/json");
     let clock = Clock::start(limits.whole);
@@ -245,6 +247,7 @@ pub(super) async fn send_once(
     let response = response.map_err(|error| of_connection(&error))?;
     let (parts, body) = response.into_parts();
     let status = parts.status;
+    warnings.tell(&parts.headers);
     if status.is_redirection() {
         return Err(ApiError::Redirected { to: redirect_target(&parts.headers) }.into());
     }

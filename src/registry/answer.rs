@@ -93,12 +93,11 @@ impl RegistryError {
             | Self::Unavailable { .. }
             | Self::Connection { .. } => Vec::new(),
             Self::Unauthorized { .. } => {
-                vec!["oc adm policy add-cluster-role-to-user system:image-pruner <user>".to_owned()]
+                vec!["oc adm policy add-cluster-role-to-user system:image-pruner USER".to_owned()]
             }
-            Self::StillListedOrDisabled => vec![
-                "if the image stream does not list it any more, enable deletion in the registry:".to_owned(),
-                enable.to_owned(),
-            ],
+            Self::StillListedOrDisabled => vec![format!(
+                "if the image stream does not list it any more, enable deletion in the registry: {enable}"
+            )],
             Self::DeletionDisabled => vec![enable.to_owned()],
             Self::ReadOnly => vec![
                 "oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{\"spec\":{\"readOnly\":false}}'"
@@ -170,8 +169,18 @@ fn is_missing_link(target: Target<'_>, answer: &Answer) -> bool {
 impl Answer {
     /// Whether an image registry answered, as far as its answer to `/v2/` shows.
     ///
-    /// A login page or a router's error page has neither the header nor the body.
+    /// A login page or a router's error page has neither the header nor the body. A bare 404 tells nothing: the
+    /// deletions need no `/v2/`, and the reference implementation never asks for it.
     pub(super) fn is_registry(&self) -> bool {
+        self.is_bare_not_found() || self.shows_registry()
+    }
+
+    fn is_bare_not_found(&self) -> bool {
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        self.status == StatusCode::NOT_FOUND && (self.body.is_empty() || kind.starts_with("text/plain"))
+    }
+
+    fn shows_registry(&self) -> bool {
         self.headers.contains_key(API_VERSION)
             || (self.status == StatusCode::OK && self.text().is_some_and(|text| text == "{}"))
             || (self.status == StatusCode::UNAUTHORIZED && self.first_error().is_some())
@@ -452,7 +461,12 @@ mod tests {
         assert!(!answer(200, &[("Content-Type", "text/html")], "<html>Log in</html>").is_registry());
         assert!(!answer(200, &[], "").is_registry());
         assert!(!answer(401, &[("WWW-Authenticate", "Basic realm=intranet")], "Unauthorized").is_registry());
-        assert!(!answer(404, &[], "").is_registry());
+        assert!(
+            answer(404, &[("Content-Type", "text/plain; charset=utf-8")], "404 page not found\n")
+                .is_registry()
+        );
+        assert!(!answer(404, &[("Content-Type", "text/html")], "<html>no such route</html>").is_registry());
+        assert!(!answer(503, &[], "").is_registry());
     }
 
     #[test]

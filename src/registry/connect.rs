@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use backon::Retryable;
 use reqwest::header::LOCATION;
@@ -14,19 +13,16 @@ use reqwest::{Certificate, Client, StatusCode};
 use super::address::{Address, Origin, RegistryUrl};
 use super::answer::{Answer, RegistryError, status_line};
 use super::cause::{is_transient, of_request};
-use super::client::{Registry, token};
+use super::client::{LOG_IN, PASS_TOKEN, Registry, token};
 use super::security::{Allowance, Attempt, Condition, Protection, candidates};
 use super::transport::{Limits, Pool, client, send};
-use super::{Refresh, TokenSource};
+use super::{Announce, Refresh, TokenSource};
 use crate::cause::{Cause, CauseKind};
 use crate::error::Failure;
 use crate::text::brief;
 
 /// Where a pod finds the CA that signs the registry's certificate.
 pub const SERVICE_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/service-ca.crt";
-
-/// Takes a warning for stderr, without `warning: `.
-pub type Announce = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// What decides how the registry is connected to.
 #[derive(Clone)]
@@ -242,7 +238,7 @@ async fn recognise(settings: &Settings, protection: Protection, client: &Client)
     let url = &settings.address.url;
     let answer = get(settings, protection, client, "/v2/").await.map_err(|cause| {
         let cause = of_request(&cause, "Get", protection.scheme(), url, "/v2/");
-        Failure::nothing_changed(format!("failed to log in to registry {url}: {cause}"))
+        Failure::nothing_changed(format!("failed to log in to registry {url}: {cause}")).hint(LOGS)
     })?;
     if answer.is_registry() {
         return Ok(());
@@ -266,14 +262,15 @@ async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure>
             registry.url()
         ))
     };
+    let without_answer = |cause: &str| failed(cause).hint(LOGS);
     let check = async || match registry.check_login().await {
         Ok(Ok(answer)) if answer.is_transient() => {
-            Err((true, answer.retry_after(), failed(&answer.summary())))
+            Err((true, answer.retry_after(), without_answer(&answer.summary())))
         }
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(cause)) => Err((is_transient(&cause), None, failed(&cause.text))),
+        Ok(Err(cause)) => Err((is_transient(&cause), None, without_answer(&cause.text))),
         Err(RegistryError::Token(failure)) => Err((false, None, failure)),
-        Err(error) => Err((false, None, failed(&error.to_string()))),
+        Err(error) => Err((false, None, without_answer(&error.to_string()))),
     };
     let limits = &settings.limits;
     let answer = check
@@ -283,17 +280,21 @@ async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure>
         .await
         .map_err(|(_, _, failure)| failure)?;
     match answer.status {
-        StatusCode::OK if answer.is_registry() => Ok(()),
+        StatusCode::OK | StatusCode::NOT_FOUND if answer.is_registry() => Ok(()),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Err(failed(&format!("the token was refused by the registry: {}", answer.summary()))
-                .hint("see whether the token is still valid: oc whoami -t")
-                .hint("log in again: oc login"))
+                .hint("see whether the token is still valid: oc whoami")
+                .hint(LOG_IN)
+                .hint(PASS_TOKEN))
         }
-        _ => Err(failed(&format!("unexpected answer: {}", answer.summary()))),
+        _ => Err(failed(&format!("unexpected answer: {}", answer.summary())).hint(LOGS)),
     }
 }
 
 const ROUTE: &str = "a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'";
+const EXPOSE: &str = "make a route if there is none: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{\"spec\":{\"defaultRoute\":true}}'";
+const LOGS: &str =
+    "see what the registry says: oc logs -n openshift-image-registry deployment/image-registry";
 const REACHABLE: &str = "Please provide a reachable route to the integrated registry using --registry-url.";
 const FORCE: &str =
     "Append --force-insecure if you really want to prune the registry using insecure connection.";
@@ -340,7 +341,7 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                 ROUTE.to_owned(),
             ]
         }
-        PingError::NoAnswer { cause, .. } => match cause.kind {
+        PingError::NoAnswer { protection, cause } => match cause.kind {
             CauseKind::HttpServer => {
                 let mut hints = vec![format!("speak plain http to it: --registry-url=http://{host}")];
                 if settings.address.url.scheme().is_none() {
@@ -367,20 +368,28 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                 hints
             }
             CauseKind::NoSuchHost | CauseKind::Refused | CauseKind::Unreachable | CauseKind::TimedOut => {
-                let mut hints = vec![REACHABLE.to_owned(), ROUTE.to_owned()];
-                if settings.address.origin == Origin::Streams {
-                    hints.push(
-                        "the address found from the cluster is internal: it can be reached from its pods alone".to_owned(),
-                    );
-                }
-                hints
+                vec![elsewhere(settings), ROUTE.to_owned(), EXPOSE.to_owned()]
             }
             CauseKind::Proxy => vec![format!(
                 "a proxy of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) is used; to go without it: NO_PROXY={}",
                 settings.address.url.host()
             )],
-            CauseKind::NoTls | CauseKind::Cut | CauseKind::Other => vec![REACHABLE.to_owned()],
+            CauseKind::NoTls | CauseKind::Cut | CauseKind::Other => {
+                vec![
+                    elsewhere(settings),
+                    ROUTE.to_owned(),
+                    format!("see who answers there: curl -vk {}://{host}/", protection.scheme()),
+                ]
+            }
         },
+    }
+}
+
+/// Where nobody answers: what the reference says of an address that it found itself, or which flag names it.
+fn elsewhere(settings: &Settings) -> String {
+    match settings.address.origin {
+        Origin::Streams => REACHABLE.to_owned(),
+        Origin::Flag => format!("check the host and the port in --registry-url={}", settings.address.url),
     }
 }
 
@@ -403,7 +412,7 @@ fn authority_hints(settings: &Settings) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use super::super::fake::{self, Authority, Server, basic, recording, reply, token};
@@ -575,6 +584,15 @@ mod tests {
                 "/\": http: server gave HTTP response to HTTPS client",
                 "--registry-url=http://",
             );
+            if force {
+                // The reference's line, to the letter: with https:// the flag leads to no other attempt.
+                assert_eq!(
+                    failure.message,
+                    format!(
+                        "failed to ping registry {url}: Get \"{url}/\": http: server gave HTTP response to HTTPS client"
+                    )
+                );
+            }
         }
         assert!(server.seen().iter().all(|seen| seen.authorization.is_none()), "the token was sent");
     }
@@ -680,7 +698,10 @@ mod tests {
     async fn nobody_listens() {
         let port = Server::registry(None, vec![]).await.port;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let (settings, _) = settings(&format!("127.0.0.1:{port}"));
+        let url = format!("127.0.0.1:{port}");
+        let (mut settings, _) = settings(&url);
+        assert_says(&failure(settings.clone()).await, "", &format!("in --registry-url={url}"));
+        settings.address.origin = Origin::Streams;
         let failure = failure(settings).await;
         assert_says(&failure, "connect: connection refused", REACHABLE);
         assert_says(
@@ -710,12 +731,12 @@ mod tests {
         let silent = Server::start(None, |_| b"\r\n".to_vec()).await;
         let (mut given, _) = settings(&format!("http://localhost:{}", silent.port));
         given.limits.answer = Duration::from_millis(100);
-        assert_says(&failure(given).await, "context deadline exceeded", REACHABLE);
+        assert_says(&failure(given).await, "context deadline exceeded", "check the host and the port");
         // Nobody accepts: the kernel takes the connection, and no TLS follows.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (mut given, _) = settings(&format!("127.0.0.1:{}", listener.local_addr().unwrap().port()));
         given.limits.connect = Duration::from_millis(100);
-        assert_says(&failure(given).await, "i/o timeout", REACHABLE);
+        assert_says(&failure(given).await, "i/o timeout", "check the host and the port");
     }
 
     #[tokio::test]
@@ -761,7 +782,11 @@ mod tests {
         let server = Server::registry(None, vec![]).await;
         let (given, _) = settings(&format!("http://localhost:{}", server.port));
         let failure = connect(given.clone(), token("old")).await.unwrap_err();
-        assert_says(&failure, "the token was refused by the registry: 401 Unauthorized", "oc whoami -t");
+        assert_says(
+            &failure,
+            "the token was refused by the registry: 401 Unauthorized",
+            "is still valid: oc whoami",
+        );
         assert!(!failure.to_string().contains("old"), "{failure}");
         let (source, forced) = fake::renewable("old", "new");
         connect(given, source).await.unwrap();
@@ -775,8 +800,8 @@ mod tests {
             let (given, _) = settings(&format!("http://localhost:{}", server.port));
             let source: TokenSource = Arc::new(move |_| Box::pin(async move { Ok(none.map(Into::into)) }));
             let failure = connect(given, source).await.unwrap_err();
-            assert_says(&failure, "no bearer token to log in to the registry with", "oc login");
-            assert_says(&failure, "", "--token=$(oc create token pruner -n openshift-image-registry)");
+            assert_says(&failure, "you must use a client config with a token", "oc login");
+            assert_says(&failure, "", "--token=\"$(oc create token pruner -n openshift-image-registry)\"");
         }
         assert!(server.seen().is_empty());
     }

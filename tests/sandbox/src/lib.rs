@@ -20,6 +20,9 @@
 //! assert!(sandbox.request_log().mutations().is_empty());
 //! # drop(kubeconfig);
 //! ```
+//!
+//! A [`Cluster`] has a registry as well, with any number of replicas, which share the log and the faults with the API
+//! server.
 #![expect(
     clippy::expect_used,
     clippy::missing_panics_doc,
@@ -28,6 +31,8 @@
 )]
 
 pub mod api;
+mod cluster;
+pub mod example;
 pub mod fault;
 pub mod generate;
 pub mod load;
@@ -35,10 +40,13 @@ pub mod log;
 pub mod registry;
 pub mod registry_backend;
 mod sandbox;
+mod seed;
 pub mod serve;
 pub mod tls;
 
+pub use cluster::{Cluster, ClusterConfig};
 pub use sandbox::{Config, Sandbox};
+pub use seed::Seeded;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

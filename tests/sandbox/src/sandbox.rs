@@ -124,6 +124,14 @@ impl Sandbox {
         self.authority.pem()
     }
 
+    /// Writes that certificate to `ca.crt` in a directory.
+    #[must_use]
+    pub fn write_ca(&self, dir: &Path) -> PathBuf {
+        let path = dir.join("ca.crt");
+        std::fs::write(&path, self.ca_pem()).expect("write the certificate");
+        path
+    }
+
     /// The authority, to make further certificates.
     #[must_use]
     pub fn authority(&self) -> &Authority {

@@ -116,6 +116,21 @@ pub fn serve(runtime: &Handle, listener: TcpListener, tls: Option<ServerTls>, se
     Serving { address, task: task.abort_handle() }
 }
 
+/// Waits for Ctrl-C or, where there is such a thing, SIGTERM: a program that returns then ends what it started, too.
+pub async fn asked_to_stop() {
+    #[cfg(unix)]
+    let terminated = async {
+        let kind = tokio::signal::unix::SignalKind::terminate();
+        tokio::signal::unix::signal(kind).expect("wait for SIGTERM").recv().await
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result.expect("wait for Ctrl-C"),
+        _ = terminated => {}
+    }
+}
+
 async fn connection(mut stream: TcpStream, tls: Option<ServerTls>, service: Service) {
     // Without this, small answers wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);

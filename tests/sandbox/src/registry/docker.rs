@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use serde_json::json;
 use super::answer::Answer;
 use super::client::http_client;
 use super::storage::Storage;
+use crate::lock;
 
 /// How long a process may take to answer its first request.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -34,7 +36,7 @@ pub fn docker_registry_binary() -> Option<PathBuf> {
 /// A running process. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct DockerRegistry {
-    process: Child,
+    process: Mutex<Child>,
     url: String,
     client: reqwest::Client,
     // Its configuration and its log; removed with it.
@@ -80,7 +82,7 @@ impl DockerRegistry {
             .stdout(Stdio::null())
             .stderr(File::create(directory.path().join("log"))?)
             .spawn()?;
-        Ok(Self { process, url: format!("http://{address}"), client, directory })
+        Ok(Self { process: Mutex::new(process), url: format!("http://{address}"), client, directory })
     }
 
     async fn ready(mut self) -> io::Result<Self> {
@@ -88,7 +90,8 @@ impl DockerRegistry {
             loop {
                 let answers = self.client.get(&self.url).send().await.is_ok();
                 // Asked afterwards: what answers may be somebody else, on the port that this process did not get.
-                if let Some(status) = self.process.try_wait()? {
+                let process = self.process.get_mut().unwrap_or_else(PoisonError::into_inner);
+                if let Some(status) = process.try_wait()? {
                     let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
                     return Err(io::Error::other(format!("docker-registry ended with {status}: {log}")));
                 }
@@ -138,10 +141,18 @@ impl DockerRegistry {
     }
 }
 
+impl DockerRegistry {
+    /// Ends the process and waits for its end.
+    pub(super) fn stop(&self) {
+        let mut process = lock(&self.process);
+        // It may be gone already, which is what is wanted.
+        let _ = process.kill();
+        let _ = process.wait();
+    }
+}
+
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
-        // It may be gone already, which is what is wanted.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.stop();
     }
 }

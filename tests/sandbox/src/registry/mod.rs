@@ -49,6 +49,14 @@ pub enum Backend {
     },
 }
 
+impl Backend {
+    /// `docker-registry` if it is installed, else this process.
+    #[must_use]
+    pub fn installed() -> Self {
+        docker_registry_binary().map_or(Self::InProcess, |binary| Self::DockerRegistry { binary })
+    }
+}
+
 /// How a registry is set up.
 #[derive(Clone, Debug)]
 pub struct RegistryConfig {
@@ -129,5 +137,13 @@ impl Registry {
     #[must_use]
     pub fn storage(&self) -> &Storage {
         &self.shared.storage
+    }
+
+    /// Ends the `docker-registry` process, if there is one, and waits for its end. What still runs would keep it
+    /// otherwise: every connection to a replica holds the registry.
+    pub fn stop(&self) {
+        if let Some(docker) = &self.shared.docker {
+            docker.stop();
+        }
     }
 }

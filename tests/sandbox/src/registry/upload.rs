@@ -1,4 +1,4 @@
-//! Blob uploads: mounts, whole blobs in one request, and blobs in pieces.
+//! Blob uploads: mounts, and blobs in pieces.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,7 +27,7 @@ impl Replica {
             return Ok(method_not_allowed("GET, HEAD"));
         }
         if id.is_none()
-            && let Some(answer) = self.at_once(repository, &call, granted)?
+            && let Some(answer) = self.mount(repository, &call, granted)?
         {
             return Ok(answer);
         }
@@ -50,32 +50,20 @@ impl Replica {
         }
     }
 
-    /// What needs no upload session: a mount of a blob that the replica believes to be in the other repository, and a
-    /// whole blob in the first request.
-    fn at_once(&self, repository: &str, call: &Call<'_>, granted: &Granted) -> Result<Option<Answer>, Fault> {
+    /// Mounts a blob that the replica believes to be in the other repository; anything else begins an upload. A digest
+    /// in the first request does not end it, as in distribution 2.8.
+    fn mount(&self, repository: &str, call: &Call<'_>, granted: &Granted) -> Result<Option<Answer>, Fault> {
         if call.method != Method::POST {
             return Ok(None);
         }
-        let blob =
-            |digest: &Digest| created(&format!("{}/v2/{repository}/blobs/{digest}", call.base), digest);
         let mounted = call.parameter("mount").as_deref().and_then(Digest::parse);
-        if let Some((digest, from)) = mounted.zip(call.parameter("from"))
-            && !granted.unreadable.contains(&from)
-            && self.stat(Link::Layer, &from, &digest).is_some()
-        {
-            // Only the link is written: nobody looks whether the data are there.
-            self.storage().link(Link::Layer, repository, &digest)?;
-            return Ok(Some(blob(&digest)));
+        let Some((digest, from)) = mounted.zip(call.parameter("from")) else { return Ok(None) };
+        if granted.unreadable.contains(&from) || self.stat(Link::Layer, &from, &digest).is_none() {
+            return Ok(None);
         }
-        let Some(text) = call.parameter("digest").filter(|_| !call.body.is_empty()) else { return Ok(None) };
-        let digest = parse_digest(Some(&text))?;
-        if Digest::of(&call.body) != digest {
-            return Err(wrong_content(&digest));
-        }
-        self.storage().put_blob(&call.body)?;
+        // Only the link is written: nobody looks whether the data are there.
         self.storage().link(Link::Layer, repository, &digest)?;
-        self.remember(repository, &digest, call.body.len() as u64);
-        Ok(Some(blob(&digest)))
+        Ok(Some(created(&format!("{}/v2/{repository}/blobs/{digest}", call.base), &digest)))
     }
 
     /// Has `docker-registry` do it, and remembers the blob once it is complete.
