@@ -3,7 +3,9 @@
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
 //! `run` walks through them; `ui` is the only room that knows a terminal.
+//! `cause` and `text` serve them all: why a connection failed, and text from outside made safe to print.
 
+mod cause;
 pub mod cli;
 pub mod cluster;
 pub mod error;
@@ -14,4 +16,5 @@ pub mod plan;
 pub mod registry;
 pub mod report;
 pub mod run;
+mod text;
 pub mod ui;

@@ -64,8 +64,8 @@ fn start_log(verbosity: u8) {
         0 => "off",
         1..=3 => "oc_prune_images=info",
         4..=5 => "oc_prune_images=debug",
-        6..=8 => "oc_prune_images=trace,kube=debug",
-        _ => "trace",
+        // Not the libraries' traces: they show whole requests, credentials included.
+        _ => "debug,oc_prune_images=trace",
     };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // A second start, in a test, changes nothing.
@@ -83,12 +83,21 @@ struct Prepared {
 }
 
 async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
+    let server_warnings = {
+        let ui = ui.clone();
+        Arc::new(move |warning: &str| ui.message(&format!("Warning: {warning}")))
+    };
     let cluster = Cluster::connect(&options.connection, &Environment::of_process()).await?;
+    let cluster = cluster.on_warning(server_warnings);
     let needs_registry = options.confirm && options.prune.prune_registry;
     if needs_registry && cluster.bearer_token().await?.is_none() {
-        return Err(no_token());
+        return Err(registry::no_token());
     }
     let mut warnings = Vec::new();
+    if needs_registry && let Some(user) = cluster.impersonated_user() {
+        warnings
+            .push(format!("--as={user} reaches only the API server: the registry sees the token's own user"));
+    }
     let now = now(&cluster, &mut warnings).await?;
     let rules = rules(&options.prune, now);
     let scope = Scope {
@@ -110,16 +119,7 @@ async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
     let registry = if needs_registry {
         let managed =
             managed_hosts.iter().flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
-        let address = registry::choose(
-            options
-                .registry
-                .url
-                .as_ref()
-                .and_then(|url| registry::RegistryUrl::parse(&url.to_string()).ok())
-                .as_ref(),
-            repositories,
-            managed,
-        );
+        let address = registry::choose(options.registry.url.as_ref(), repositories, managed);
         match address {
             // Without a registry there is nothing to be deleted from one.
             Err(_) if !changes_registry(&plan) => None,
@@ -135,15 +135,6 @@ async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
         warnings,
     };
     Ok(Prepared { cluster, registry, inventory, plan, context })
-}
-
-fn no_token() -> Failure {
-    Failure::nothing_changed(
-        "log in to the registry: you must use a client config with a token, and this login has none",
-    )
-    .hint("log in with a token: oc login")
-    .hint("or pass one: --token=\"$(oc create token pruner -n openshift-image-registry)\"")
-    .hint("or remove API objects only, and leave the registry alone: --prune-registry=false")
 }
 
 /// The earlier of the local clock and the server's: what is young for either stays.

@@ -87,16 +87,15 @@ fn streams() -> impl Strategy<Value = Vec<StreamSpec>> {
 
 fn pods() -> impl Strategy<Value = Vec<PodSpec>> {
     let reference = prop_oneof![(0..4_u8).prop_map(Reference::Tag), (0..16_u8).prop_map(Reference::Digest)];
-    let spec = (0..5_u8, reference, any::<bool>(), 0..200_i64, any::<bool>(), prop::option::of(0..16_u8)).prop_map(
-        |(stream, reference, running, hours, ephemeral, image_id)| PodSpec {
+    let spec = (0..5_u8, reference, any::<bool>(), 0..200_i64, any::<bool>(), prop::option::of(0..16_u8))
+        .prop_map(|(stream, reference, running, hours, ephemeral, image_id)| PodSpec {
             stream,
             reference,
             running,
             hours,
             ephemeral,
             image_id,
-        },
-    );
+        });
     prop::collection::vec(spec, 0..6)
 }
 
@@ -191,7 +190,11 @@ impl World {
                 "status": {"phase": if pod.running { "Running" } else { "Succeeded" }, "containerStatuses": statuses},
             })
         });
-        BTreeMap::from([("images", images.collect()), ("imagestreams", streams.collect()), ("pods", pods.collect())])
+        BTreeMap::from([
+            ("images", images.collect()),
+            ("imagestreams", streams.collect()),
+            ("pods", pods.collect()),
+        ])
     }
 }
 
@@ -209,8 +212,10 @@ impl PodSpec {
 }
 
 fn read(lists: &BTreeMap<&'static str, Vec<Value>>) -> Inventory {
-    let bytes: Vec<(&str, Vec<u8>)> =
-        lists.iter().map(|(resource, items)| (*resource, json!({ "items": items }).to_string().into_bytes())).collect();
+    let bytes: Vec<(&str, Vec<u8>)> = lists
+        .iter()
+        .map(|(resource, items)| (*resource, json!({ "items": items }).to_string().into_bytes()))
+        .collect();
     read_lists(bytes.iter().map(|(resource, page)| (*resource, page.as_slice()))).unwrap().inventory
 }
 
@@ -226,7 +231,9 @@ fn deleted(inventory: &Inventory, plan: &Plan) -> BTreeSet<String> {
             }
         }
         all.extend(decision.layer_links.iter().map(|id| format!("layer link {repository}@{}", text(*id))));
-        all.extend(decision.manifest_links.iter().map(|id| format!("manifest link {repository}@{}", text(*id))));
+        all.extend(
+            decision.manifest_links.iter().map(|id| format!("manifest link {repository}@{}", text(*id))),
+        );
     }
     for (image, decision) in inventory.images.all().iter().zip(&plan.images) {
         if decision.verdict == ImageVerdict::Delete {
@@ -238,11 +245,15 @@ fn deleted(inventory: &Inventory, plan: &Plan) -> BTreeSet<String> {
 }
 
 /// The cluster after the plan was carried out.
-fn after(lists: &BTreeMap<&'static str, Vec<Value>>, deleted: &BTreeSet<String>) -> BTreeMap<&'static str, Vec<Value>> {
+fn after(
+    lists: &BTreeMap<&'static str, Vec<Value>>,
+    deleted: &BTreeSet<String>,
+) -> BTreeMap<&'static str, Vec<Value>> {
     let mut lists = lists.clone();
-    lists.get_mut("images").unwrap().retain(|image| {
-        !deleted.contains(&format!("image {}", image["metadata"]["name"].as_str().unwrap()))
-    });
+    lists
+        .get_mut("images")
+        .unwrap()
+        .retain(|image| !deleted.contains(&format!("image {}", image["metadata"]["name"].as_str().unwrap())));
     for stream in lists.get_mut("imagestreams").unwrap() {
         let repository = format!("ns/{}", stream["metadata"]["name"].as_str().unwrap());
         let tags = stream["status"]["tags"].as_array_mut().unwrap();

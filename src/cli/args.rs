@@ -95,6 +95,14 @@ pub(super) struct Args {
     #[arg(long, short, value_name = "NAME")]
     pub(super) namespace: Option<String>,
 
+    /// Resources whose objects use images, too (can be repeated)
+    ///
+    /// RESOURCE, RESOURCE.GROUP or RESOURCE.VERSION.GROUP, several with commas between them: rollouts.argoproj.io. An
+    /// image that any string in their spec, status or data names, as HOST/NAMESPACE/NAME[:TAG|@DIGEST], stays.
+    /// Without a version the one that the server prefers is read.
+    #[arg(long, value_name = "RESOURCES", action = ArgAction::Append)]
+    pub(super) referrers_from: Vec<String>,
+
     /// Output: text, wide, json, yaml or name
     #[arg(long, short, value_name = "FORMAT")]
     pub(super) output: Option<String>,
@@ -190,6 +198,7 @@ Examples:
   {program}                           What would go
   {program} --confirm                 Delete it
   {program} -n shop --keep-younger-than=96h
+  {program} --referrers-from=services.serving.knative.dev,rollouts.v1alpha1.argoproj.io
   {program} --confirm --registry-url=https://registry.example.com --certificate-authority=ca.crt
 
 Exit codes:
@@ -202,7 +211,6 @@ Exit codes:
 /// What `-h` prints: every flag, on 24 lines of 80 columns.
 pub(super) const SUMMARY: &str = "\
 Prune images that nothing uses any more; a dry run without --confirm
-
 Usage: {program} [flags]
 
       --confirm                 Really delete, not only say what would go
@@ -216,6 +224,7 @@ Usage: {program} [flags]
       --force-insecure          Accept any certificate, and plain HTTP
       --ignore-invalid-refs     Go on although references do not parse
       --num-workers=5           How many deletions are in flight
+      --referrers-from=RESOURCES  Resources whose objects use images, too
   -n, --namespace=NAME          Only the image streams of this namespace
   -o, --output=FORMAT           text, wide, json, yaml or name
   -v, --v=N                     How much to log, 0 to 10

@@ -4,7 +4,6 @@ mod args;
 pub mod duration;
 mod options;
 mod parse;
-mod registry_url;
 mod validate;
 mod values;
 
@@ -13,4 +12,3 @@ mod tests;
 
 pub use options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions};
 pub use parse::{Invocation, parse};
-pub use registry_url::{RegistryUrl, RegistryUrlError, Scheme};

@@ -4,9 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use jiff::SignedDuration;
 
-use super::registry_url::RegistryUrl;
-use crate::cluster::ConnectionOptions;
-use crate::inventory::ResourceName;
+use crate::{cluster::ConnectionOptions, inventory::ResourceName, registry::RegistryUrl};
 
 /// Everything that a prune was asked for.
 #[derive(Debug, Clone)]

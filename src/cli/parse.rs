@@ -14,7 +14,7 @@ use super::{
     options::Options,
     validate,
 };
-use crate::{cluster::sanitize, error::Failure};
+use crate::{error::Failure, text::sanitize};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]

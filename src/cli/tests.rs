@@ -5,10 +5,11 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use secrecy::ExposeSecret as _;
 
-use super::{Invocation, Keep, Options, OutputFormat, Scheme, parse};
+use super::{Invocation, Keep, Options, OutputFormat, parse};
 use crate::{
     cluster::RequestTimeout,
     error::{Exit, Failure},
+    registry::Scheme,
 };
 
 fn run(line: &str) -> Result<Invocation, Failure> {
@@ -139,7 +140,7 @@ fn request_timeouts_are_those_of_kubectl() {
 #[test]
 fn registry_addresses_are_read_and_an_empty_one_is_none() {
     let url = options("--registry-url=https://Registry.example.com:5443/").registry.url.unwrap();
-    assert_eq!((url.scheme, url.authority().as_str()), (Some(Scheme::Https), "registry.example.com:5443"));
+    assert_eq!((url.scheme(), url.authority().as_str()), (Some(Scheme::Https), "registry.example.com:5443"));
     assert_eq!(options("--registry-url=").registry.url, None);
 }
 
@@ -227,6 +228,9 @@ fn hints_say_what_to_type() {
     assert_eq!(failure("--confrim").hints[0], "did you mean --confirm?");
     let with_password = failure("--registry-url=https://me:geheim@registry.example.com");
     assert!(!with_password.to_string().contains("geheim"), "{with_password}");
+    assert!(with_password.hints[0].contains("--token=TOKEN"), "{with_password}");
+    let with_path = failure("--registry-url=registry.example.com/v2");
+    assert_eq!(with_path.hints[0], "the form is --registry-url=[http://|https://]HOST[:PORT]");
 }
 
 #[test]
@@ -239,6 +243,40 @@ fn a_namespace_must_be_one() {
         options("-n openshift-image-registry").prune.namespace.as_deref(),
         Some("openshift-image-registry")
     );
+}
+
+#[test]
+fn resources_with_references_are_read_as_kubectl_reads_them() {
+    let read = |line: &str| -> Vec<String> {
+        let names = options(line).prune.referrers_from.into_iter();
+        names
+            .map(|name| format!("{}|{}|{}", name.resource, name.version.unwrap_or_default(), name.group))
+            .collect()
+    };
+    for (word, name) in [
+        ("configmaps", "configmaps||"),
+        ("configmaps.v1", "configmaps|v1|"),
+        ("services.serving.knative.dev", "services||serving.knative.dev"),
+        ("rollouts.v1alpha1.argoproj.io", "rollouts|v1alpha1|argoproj.io"),
+        ("things.v12beta3.example.com", "things|v12beta3|example.com"),
+        ("things.v1gamma1.example.com", "things||v1gamma1.example.com"),
+        ("things.v0.example.com", "things||v0.example.com"),
+        ("things.v1beta.example.com", "things||v1beta.example.com"),
+        ("things.v1.v2.example.com", "things|v1|v2.example.com"),
+    ] {
+        assert_eq!(read(&format!("--referrers-from={word}")), [name]);
+    }
+    assert_eq!(
+        read("--referrers-from=a.example.com,b --referrers-from c.v1.d --referrers-from=b --referrers-from="),
+        ["a||example.com", "b||", "c|v1|d"]
+    );
+    for word in ["a,,b", ",", "Rollouts", "a/b", "../a", "a..b", ".a", "a.", "-a", "a_b", "a?b", "ä", " "] {
+        let words = [format!("--referrers-from={word}")];
+        let failure = run_words(&words.each_ref().map(String::as_str)).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage, "{word}");
+        assert!(failure.message.starts_with("invalid argument "), "{failure}");
+        assert!(failure.hints[0].contains("--referrers-from=RESOURCE[.GROUP|.VERSION.GROUP]"), "{failure}");
+    }
 }
 
 #[test]
@@ -303,6 +341,7 @@ fn help_and_version_are_printed() {
         "Usage: oc prune-images [flags]",
         "Default: 60m",
         "--as-group",
+        "rollouts.v1alpha1.argoproj.io",
         "Exit codes:",
         "oc prune-images --confirm",
     ] {

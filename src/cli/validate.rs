@@ -10,12 +10,15 @@ use super::{
     args::Args,
     duration::{self, DurationError},
     options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions},
-    registry_url::{self, RegistryUrl, RegistryUrlError, Scheme},
     values::{self, quote},
 };
 use crate::{
-    cluster::{ConnectionOptions, RequestTimeout, io_text, sanitize},
+    cause::io_text,
+    cluster::{ConnectionOptions, RequestTimeout},
     error::Failure,
+    inventory::ResourceName,
+    registry::{RegistryUrl, Scheme},
+    text::sanitize,
 };
 
 const KEEP_TAG_REVISIONS: u32 = 3;
@@ -34,7 +37,7 @@ pub(super) fn validate(args: Args, program: String) -> Result<Options, Failure> 
             keep: keep(&args)?,
             ignore_invalid_refs: switch("--ignore-invalid-refs", args.ignore_invalid_refs.as_deref())?,
             namespace: namespace(args.namespace)?,
-            referrers_from: Vec::new(),
+            referrers_from: referrers_from(&args.referrers_from)?,
             prune_registry: boolean("--prune-registry", args.prune_registry.as_deref())?.unwrap_or(true),
         },
         num_workers: num_workers(args.num_workers.as_deref())?,
@@ -139,12 +142,7 @@ fn output(word: Option<&str>) -> Result<OutputFormat, Failure> {
 
 fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
     let Some(name) = nonempty(name) else { return Ok(None) };
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let label = name.len() <= 63
-        && name.bytes().all(|byte| inner(byte) || byte == b'-')
-        && name.bytes().next().is_some_and(inner)
-        && name.bytes().next_back().is_some_and(inner);
-    if label {
+    if is_label(&name) {
         return Ok(Some(name));
     }
     Err(invalid(
@@ -152,6 +150,49 @@ fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
         &name,
         "a namespace has at most 63 lower case letters, digits and '-', and neither begins nor ends with '-'",
     ))
+}
+
+/// Whether it is a DNS label as Kubernetes names use it.
+fn is_label(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 63
+        && name.bytes().all(|byte| inner(byte) || byte == b'-')
+        && name.bytes().next().is_some_and(inner)
+        && name.bytes().next_back().is_some_and(inner)
+}
+
+fn referrers_from(lists: &[String]) -> Result<Vec<ResourceName>, Failure> {
+    let mut names = Vec::new();
+    for word in lists.iter().filter(|list| !list.is_empty()).flat_map(|list| list.split(',')) {
+        let name = resource_name(word).ok_or_else(|| {
+            invalid("--referrers-from", word, "not a resource, in lower case and by its plural name")
+                .hint("the form is --referrers-from=RESOURCE[.GROUP|.VERSION.GROUP], as in rollouts.argoproj.io")
+                .hint("see what there is: oc api-resources")
+        })?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Reads a resource as kubectl does. A group's first part may look like a version, too: then the version is needed.
+fn resource_name(word: &str) -> Option<ResourceName> {
+    let is_name = word.len() <= 253 && word.split('.').all(is_label);
+    let (resource, rest) = word.split_once('.').unwrap_or((word, ""));
+    let (second, group) = rest.split_once('.').unwrap_or((rest, ""));
+    let (version, group) = if is_version(second) { (Some(second.to_owned()), group) } else { (None, rest) };
+    is_name.then(|| ResourceName { resource: resource.to_owned(), version, group: group.to_owned() })
+}
+
+/// Whether it looks like an API version: `v1`, `v1beta2`, `v2alpha1`.
+fn is_version(part: &str) -> bool {
+    let is_number = |text: &str| text.starts_with(|c| matches!(c, '1'..='9')) && text.parse::<u32>().is_ok();
+    let Some(rest) = part.strip_prefix('v') else { return false };
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (major, stage) = rest.split_at(end);
+    let is_stage = |name: &str| stage.strip_prefix(name).is_some_and(is_number);
+    is_number(major) && (stage.is_empty() || is_stage("alpha") || is_stage("beta"))
 }
 
 /// kubectl's rule: a bare number counts seconds, anything else is a Go duration.
@@ -176,28 +217,16 @@ fn registry(
     ca: Option<PathBuf>,
     force_insecure: bool,
 ) -> Result<RegistryOptions, Failure> {
-    let url = url.filter(|url| !url.is_empty()).map(registry_url).transpose()?;
+    let url = url.filter(|url| !url.is_empty()).map(RegistryUrl::parse).transpose()?;
     if ca.is_some() && force_insecure {
         return Err(Failure::usage("--certificate-authority cannot be specified with --force-insecure")
             .hint("leave one of the two out: a certificate is either verified or it is not"));
     }
-    if ca.is_some() && url.as_ref().is_some_and(|url| url.scheme == Some(Scheme::Http)) {
+    if ca.is_some() && url.as_ref().is_some_and(|url| url.scheme() == Some(Scheme::Http)) {
         return Err(Failure::usage("--certificate-authority cannot be specified for insecure http protocol")
             .hint("give an https:// URL in --registry-url, or leave --certificate-authority out"));
     }
     Ok(RegistryOptions { url, ca: ca.map(ca_bundle).transpose()?, force_insecure })
-}
-
-fn registry_url(text: &str) -> Result<RegistryUrl, Failure> {
-    registry_url::parse(text).map_err(|error| {
-        let failure = Failure::usage(format!("invalid --registry-url flag: {error}"));
-        match error {
-            RegistryUrlError::UserInfo => failure.hint(
-                "the registry login uses the bearer token of the API server: --token=TOKEN or `oc login`",
-            ),
-            _ => failure.hint("the form is --registry-url=[http://|https://]HOST[:PORT]"),
-        }
-    })
 }
 
 /// Reads the registry's CA; these two failures exit with 1, as no flag is misspelled.

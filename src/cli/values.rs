@@ -1,5 +1,7 @@
 //! Values of flags as Go's `pflag` and `strconv` read them, with their error texts.
 
+use crate::text::is_harmful;
+
 /// Why a word is no integer; displays as `strconv` says it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum IntegerError {
@@ -73,8 +75,7 @@ pub(super) fn quote(text: &str) -> String {
             '\n' => quoted.push_str("\\n"),
             '\r' => quoted.push_str("\\r"),
             '\t' => quoted.push_str("\\t"),
-            // Rust's escape_debug tells what a terminal would not show as itself (format characters included).
-            c if c != '\'' && c.escape_debug().len() > 1 => {
+            c if is_harmful(c) => {
                 // Writing to a `String` cannot fail.
                 let _ = match u32::from(c) {
                     code @ 0..0x80 => write!(quoted, "\\x{code:02x}"),

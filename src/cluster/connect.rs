@@ -18,15 +18,15 @@ use kube::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
-    cause::{Cause, sanitize},
     credentials::{self, Credentials, Login, TokenSource},
     error::{self, ApiError, Place},
     exec::Identity,
     kubeconfig::{self, Target},
     options::{ConnectionOptions, Environment},
     request::{self, ApiRequest, ApiResponse, Failed, Limits, Waits},
+    warnings::{Announce, Warnings},
 };
-use crate::error::Failure;
+use crate::{cause::Cause, error::Failure, text::sanitize};
 
 /// How requests of this program are named in the API server's audit log.
 const USER_AGENT: &str = concat!("oc-prune-images/", env!("CARGO_PKG_VERSION"));
@@ -41,6 +41,7 @@ pub fn install_crypto() {
 #[derive(Clone)]
 pub struct Cluster {
     inner: Arc<Inner>,
+    warnings: Warnings,
 }
 
 struct Inner {
@@ -110,7 +111,14 @@ impl Cluster {
                 connected: Mutex::new(Connected { client, identity: login.identity }),
                 reached: AtomicBool::new(false),
             }),
+            warnings: Warnings::default(),
         })
+    }
+
+    /// Has this connection and its clones tell what the server warns of: each text once, safe to print.
+    #[must_use]
+    pub fn on_warning(self, announce: Announce) -> Self {
+        Self { warnings: Warnings::to(announce), ..self }
     }
 
     /// Sends a request, as often as its [`request::Retry`] allows, and reads the whole answer.
@@ -162,7 +170,8 @@ impl Cluster {
         })?;
         let client = self.client(login).map_err(ApiError::Credentials)?;
         let started = std::time::Instant::now();
-        let result = request::send_once(&client, sent, request.max_body, &self.inner.limits).await;
+        let result =
+            request::send_once(&client, sent, request.max_body, &self.inner.limits, &self.warnings).await;
         let answered = !matches!(&result, Err(failed) if matches!(failed.error, ApiError::Connection(_) | ApiError::Timeout(_)));
         if answered {
             self.inner.reached.store(true, Ordering::Relaxed);
@@ -342,8 +351,8 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::cause::CauseKind;
     use crate::cluster::{
-        cause::CauseKind,
         credentials::Refresh,
         options::RequestTimeout,
         request::Retry,
@@ -411,6 +420,25 @@ mod tests {
         {
             assert!(head.contains(line), "{line} is missing in {head}");
         }
+    }
+
+    #[tokio::test]
+    async fn warnings_of_answers_and_errors_are_told_once() {
+        let warning = |text: &str| format!("Warning: 299 - \"{text}\"\r\n");
+        let server = Server::start(vec![
+            Reply::status("200 OK", &warning("v1 is old"), "{}"),
+            Reply::status("200 OK", &warning("v1 is old"), "{}"),
+            Reply::status("404 Not Found", &warning("v2 is \\\"new\\\""), "{}"),
+        ])
+        .await;
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let telling = Arc::clone(&told);
+        let announce = Arc::new(move |text: &str| telling.lock().unwrap().push(text.to_owned()));
+        let cluster = cluster(&server).await.on_warning(announce);
+        for path in ["/a", "/b", "/c"] {
+            let _ = cluster.clone().request(ApiRequest::get(path)).await;
+        }
+        assert_eq!(*told.lock().unwrap(), ["v1 is old", "v2 is \"new\""]);
     }
 
     #[tokio::test]

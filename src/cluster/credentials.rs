@@ -16,12 +16,11 @@ use tokio::sync::Mutex;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
 use super::{
-    cause::{io_text, sanitize},
     exec::{ExecPlugin, Identity},
     kubeconfig::Target,
     options::Environment,
 };
-use crate::error::Failure;
+use crate::{cause::io_text, error::Failure, text::sanitize};
 
 /// Whether a token that is at hand will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

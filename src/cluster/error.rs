@@ -4,8 +4,11 @@ use http::StatusCode;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::cause::{Cause, CauseKind, sanitize};
-use crate::error::Failure;
+use crate::{
+    cause::{Cause, CauseKind},
+    error::Failure,
+    text::sanitize,
+};
 
 /// A request that did not end well. Texts are the server's own, made harmless for a terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -204,10 +207,12 @@ pub(super) fn failure(error: &ApiError, doing: &str, place: &Place<'_>) -> Failu
     let server = sanitize(place.server);
     match error {
         ApiError::Credentials(failure) => failure.clone(),
-        ApiError::Unauthorized if place.withheld => Failure::nothing_changed(error.to_string())
-            .hint(format!("{server} is not https, so no credentials were sent: use --server=https://…")),
-        ApiError::Unauthorized if place.in_cluster => Failure::nothing_changed(error.to_string())
-            .hint("the pod's service account token is not accepted: does the service account still exist?"),
+        ApiError::Unauthorized if place.withheld => Failure::nothing_changed(error.to_string()).hint(
+            format!("{server} is not https, so no credentials were sent: use --server=https://HOST:PORT"),
+        ),
+        ApiError::Unauthorized if place.in_cluster => Failure::nothing_changed(error.to_string()).hint(
+            "the pod's token is not accepted: does its service account still exist? oc get serviceaccounts",
+        ),
         ApiError::Unauthorized => Failure::nothing_changed(error.to_string())
             .hint(format!("log in again: oc login {server}"))
             .hint("or pass a token: --token=\"$(oc create token pruner -n openshift-image-registry)\""),
@@ -242,11 +247,17 @@ fn unreachable(doing: &str, server: &str, cause: &Cause, place: &Place<'_>) -> F
         CauseKind::UnknownAuthority => failure
             .hint("the kubeconfig must name the CA of the API server: oc login --certificate-authority=FILE")
             .hint("or do not verify it: --insecure-skip-tls-verify"),
-        CauseKind::Certificate => failure
+        CauseKind::OtherName => failure
             .hint("if the certificate carries another name: --tls-server-name=NAME")
             .hint("or do not verify it: --insecure-skip-tls-verify"),
+        CauseKind::Certificate => failure
+            .hint("have the certificate of the API server renewed")
+            .hint("or do not verify it: --insecure-skip-tls-verify"),
+        CauseKind::Proxy => failure.hint(
+            "a proxy is used (proxy-url in the kubeconfig, or HTTPS_PROXY); to go without it: export NO_PROXY=HOST",
+        ),
         CauseKind::HttpServer => {
-            failure.hint("the server speaks plain HTTP there; check the port of --server")
+            failure.hint("the server speaks plain HTTP there; check the port: --server=https://HOST:PORT")
         }
         _ => failure.hint(elsewhere),
     }
@@ -429,7 +440,9 @@ mod tests {
             (cause(CauseKind::Refused), "context \"prod\""),
             (cause(CauseKind::NoSuchHost), "--context=NAME"),
             (cause(CauseKind::UnknownAuthority), "--certificate-authority=FILE"),
-            (cause(CauseKind::Certificate), "--tls-server-name=NAME"),
+            (cause(CauseKind::OtherName), "--tls-server-name=NAME"),
+            (cause(CauseKind::Certificate), "renewed"),
+            (cause(CauseKind::Proxy), "NO_PROXY=HOST"),
             (cause(CauseKind::HttpServer), "check the port"),
             (ApiError::Timeout("the answer"), "--request-timeout=5m"),
             (ApiError::Unavailable { status: 503, message: String::new() }, "oc get apiservices"),

@@ -12,12 +12,8 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::process::Command;
 
-use super::{
-    cause::{io_text, sanitize},
-    kubeconfig::Target,
-    options::Environment,
-};
-use crate::error::Failure;
+use super::{kubeconfig::Target, options::Environment};
+use crate::{cause::io_text, error::Failure, text::sanitize};
 
 /// Credentials are renewed this long before they expire, or earlier for those that live long.
 const MARGIN: SignedDuration = SignedDuration::from_secs(60);

@@ -15,11 +15,10 @@ use kube::config::{AuthInfo, Cluster as ClusterEntry, Kubeconfig};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{
-    cause::{io_text, sanitize},
     options::{ConnectionOptions, Environment},
     proxy,
 };
-use crate::error::Failure;
+use crate::{cause::io_text, error::Failure, text::sanitize};
 
 /// A cluster and a login, selected and overridden by the flags, with all files but tokens read.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 //! kube speaks HTTP and TLS here; everything in which it differs from kubectl is done in this room: which
 //! kubeconfig counts, proxies, login programs, token files, timeouts and retries.
 
-mod cause;
 mod connect;
 mod credentials;
 mod error;
@@ -14,10 +13,14 @@ mod proxy;
 mod request;
 #[cfg(test)]
 mod test_support;
+mod warnings;
 
-pub use cause::{Cause, CauseKind, io_text, sanitize};
 pub use connect::{Cluster, install_crypto};
 pub use credentials::{Refresh, TokenSource};
 pub use error::ApiError;
 pub use options::{ConnectionOptions, Environment, RequestTimeout};
 pub use request::{ApiRequest, ApiResponse, Retry};
+pub use warnings::Announce;
+
+pub use crate::cause::{Cause, CauseKind, io_text};
+pub use crate::text::sanitize;

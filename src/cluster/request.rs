@@ -12,9 +12,13 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 
 use super::{
-    cause::{Cause, CauseKind, sanitize},
     error::{ApiError, Status},
     options::RequestTimeout,
+    warnings::Warnings,
+};
+use crate::{
+    cause::{Cause, CauseKind},
+    text::sanitize,
 };
 
 /// The largest answer that a request takes unless it says otherwise, in bytes.
@@ -185,7 +189,8 @@ impl Waits {
                 retry != Retry::Never && reached
             }
             ApiError::Connection(cause) => {
-                retry == Retry::Idempotent && matches!(cause.kind, CauseKind::Cut | CauseKind::Other)
+                retry == Retry::Idempotent
+                    && matches!(cause.kind, CauseKind::Cut | CauseKind::Proxy | CauseKind::Other)
             }
             ApiError::Unavailable { .. }
             | ApiError::Server { status: 500, .. }
@@ -234,6 +239,7 @@ pub(super) async fn send_once(
     request: http::Request<Body>,
     max_body: usize,
     limits: &Limits,
+    warnings: &Warnings,
 ) -> Result<ApiResponse, Failed> {
     let wants_json = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == "application/json");
     let clock = Clock::start(limits.whole);
@@ -241,6 +247,7 @@ pub(super) async fn send_once(
     let response = response.map_err(|error| of_connection(&error))?;
     let (parts, body) = response.into_parts();
     let status = parts.status;
+    warnings.tell(&parts.headers);
     if status.is_redirection() {
         return Err(ApiError::Redirected { to: redirect_target(&parts.headers) }.into());
     }
@@ -297,6 +304,8 @@ fn of_connection(error: &kube::Error) -> ApiError {
     let cause = Cause::of(error);
     match cause.kind {
         CauseKind::TimedOut => ApiError::Timeout("connecting"),
+        // What else would answer without TLS.
+        CauseKind::NoTls => ApiError::Connection(Cause::http_server()),
         _ => ApiError::Connection(cause),
     }
 }

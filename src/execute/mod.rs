@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{RwLock, Semaphore, watch};
 
-pub use outcome::{Change, Counts, FailedObject, Outcome, Spared};
+pub use outcome::{Change, FailedObject, Outcome, Spared};
 
 use crate::cluster::Cluster;
 use crate::error::Failure;

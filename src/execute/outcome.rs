@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Event, Signal};
+use crate::plan::Counts;
 
 /// One change, confirmed by the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -47,28 +48,6 @@ pub enum Change {
     },
 }
 
-/// How much was done; links and blobs that were gone already count, as in the reference implementation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Counts {
-    /// Image objects.
-    pub images: usize,
-    /// Tag event items.
-    pub image_stream_tag_items: usize,
-    /// Image streams that lost items.
-    pub image_streams: usize,
-    /// Layer links.
-    pub layer_links: usize,
-    /// Manifest links.
-    pub manifest_links: usize,
-    /// Blobs, manifests included.
-    pub blobs: usize,
-    /// The bytes of the blobs whose size an Image tells.
-    pub bytes: u64,
-    /// How many of the blobs have a size that no Image tells: most manifests.
-    pub blobs_of_unknown_size: usize,
-}
-
 /// An object that could not be pruned. The next run tries again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -96,7 +75,7 @@ pub struct Spared {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
-    /// How much was done.
+    /// How much was done; links and blobs that were gone already count, as in the reference implementation.
     pub deleted: Counts,
     /// Every change, in the order in which the servers confirmed them.
     pub changes: Vec<Change>,
@@ -136,11 +115,7 @@ impl<'a> Ledger<'a> {
                 }
                 Change::ManifestLink { .. } => counts.manifest_links += 1,
                 Change::LayerLink { .. } => counts.layer_links += 1,
-                Change::Blob { bytes, .. } => {
-                    counts.blobs += 1;
-                    counts.bytes += bytes.unwrap_or(0);
-                    counts.blobs_of_unknown_size += usize::from(bytes.is_none());
-                }
+                Change::Blob { bytes, .. } => counts.add_blob(*bytes),
                 Change::Image { .. } => counts.images += 1,
             }
             outcome.changes.push(change);

@@ -21,8 +21,31 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 struct Removed {
     images: BTreeSet<Id>,
-    manifest_links: Vec<Id>,
-    layer_links: Vec<Id>,
+    manifest_links: BTreeSet<Id>,
+    layer_links: BTreeSet<Id>,
+}
+
+/// How far the update of a stream is.
+#[derive(Debug)]
+struct Progress {
+    /// The stream as it was seen last.
+    now: Stream,
+    /// The updates that were made.
+    made: Vec<StreamDecision>,
+    /// An update whose answer was lost, and the stream that it was decided from. It may have been made: then the
+    /// next look finds its items gone, and without this memory its links would be left behind for ever.
+    unanswered: Option<(Stream, StreamDecision)>,
+}
+
+impl Progress {
+    fn saw(&mut self, now: Stream) {
+        if let Some((before, decision)) = self.unanswered.take()
+            && was_made(&before, &decision, &now)
+        {
+            self.made.push(decision);
+        }
+        self.now = now;
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,40 +72,44 @@ impl Run<'_> {
 
     async fn stream(&self, stream: &Stream, planned: &StreamDecision) -> BTreeSet<Id> {
         let repository = stream.repository();
-        match self.update(stream, planned).await {
-            Ok(Removed { images, manifest_links, layer_links }) => {
-                self.links(&repository, &manifest_links, Link::Manifest).await;
-                self.links(&repository, &layer_links, Link::Layer).await;
-                images
+        let mut progress = Progress { now: stream.clone(), made: Vec::new(), unanswered: None };
+        if let Err(cause) = self.update(stream, planned, &mut progress).await {
+            if progress.unanswered.is_some()
+                && let Ok(Some((_, now))) = self.fetch(stream).await
+            {
+                progress.saw(now);
             }
-            Err(cause) => {
-                self.ledger.failed(FailedObject { failed: "update image stream", object: repository, cause });
-                BTreeSet::new()
-            }
+            let object = repository.clone();
+            self.ledger.failed(FailedObject { failed: "update image stream", object, cause });
         }
+        let Removed { images, manifest_links, layer_links } = self.removed(&progress).await;
+        self.links(&repository, &manifest_links, Link::Manifest).await;
+        self.links(&repository, &layer_links, Link::Layer).await;
+        images
     }
 
     /// Updates the status; on a conflict the stream is fetched and decided about again.
-    async fn update(&self, stream: &Stream, planned: &StreamDecision) -> Result<Removed, String> {
-        // An update whose answer was lost may have been made: then the next look finds its items gone, and without
-        // this memory its links would be left behind for ever.
-        let mut unanswered: Option<(Stream, StreamDecision)> = None;
+    async fn update(
+        &self,
+        stream: &Stream,
+        planned: &StreamDecision,
+        progress: &mut Progress,
+    ) -> Result<(), String> {
         let mut last = String::new();
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 let pause = FIRST_PAUSE * 2_u32.pow(attempt - 1);
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             }
-            let Some((mut object, fresh)) = self.fetch(stream).await? else { return Ok(Removed::default()) };
+            let Some((mut object, fresh)) = self.fetch(stream).await? else { return Ok(()) };
+            progress.saw(fresh.clone());
             let decision = if fresh.resource_version == stream.resource_version {
                 planned.clone()
             } else {
                 self.decide_anew(&fresh).await?
             };
-            let made = unanswered.take().filter(|(before, decision)| was_made(before, decision, &fresh));
-            let made = made.as_ref().map(|(_, decision)| decision);
             if decision.removed() == 0 {
-                return Ok(self.removed(&fresh, made.as_slice(), &fresh).await);
+                return Ok(());
             }
             let after = remove_items(&mut object, &fresh, &decision)?;
             let body = serde_json::to_vec(&object).map_err(|error| error.to_string())?;
@@ -92,20 +119,15 @@ impl Run<'_> {
             drop(permit);
             match answer {
                 Ok(_) => {
-                    let made: Vec<&StreamDecision> = made.into_iter().chain([&decision]).collect();
-                    return Ok(self.removed(&fresh, &made, &after).await);
+                    progress.made.push(decision);
+                    progress.now = after;
+                    return Ok(());
                 }
-                Err(ApiError::NotFound { .. }) => return Ok(Removed::default()),
-                Err(error @ ApiError::Conflict { .. }) => {
-                    last = error.to_string();
-                    if let Some(made) = made {
-                        // What an earlier update removed is still to be told of and followed by its links.
-                        unanswered = Some((fresh, made.clone()));
-                    }
-                }
+                Err(ApiError::NotFound { .. }) => return Ok(()),
+                Err(error @ ApiError::Conflict { .. }) => last = error.to_string(),
                 Err(error) if error.is_transient() => {
                     last = error.to_string();
-                    unanswered = Some((fresh, decision));
+                    progress.unanswered = Some((fresh, decision));
                 }
                 Err(error) => return Err(error.to_string()),
             }
@@ -136,40 +158,27 @@ impl Run<'_> {
         Ok(self.plan.decide_stream(&inventory, fresh))
     }
 
-    /// Tells of the updates that were made, and says which links go: what the stream names afterwards stays.
-    async fn removed<D: std::borrow::Borrow<StreamDecision>>(
-        &self,
-        stream: &Stream,
-        made: &[D],
-        after: &Stream,
-    ) -> Removed {
+    /// Tells of the updates that were made, and says which links go: what the stream names now stays.
+    async fn removed(&self, progress: &Progress) -> Removed {
         let mut removed = Removed::default();
-        if made.is_empty() {
+        if progress.made.is_empty() {
             return removed;
         }
-        let items = made.iter().map(|decision| decision.borrow().removed()).sum();
-        self.ledger.changed(Change::Items { repository: stream.repository(), items });
-        let needed = match made {
-            // The links of one decision are those that it leaves unneeded: nothing to take back.
-            [_] if !std::ptr::eq(stream, after) => BTreeSet::new(),
-            _ => needed_in_repository(&*self.inventory.read().await, after),
-        };
-        for decision in made.iter().map(std::borrow::Borrow::borrow) {
+        let items = progress.made.iter().map(StreamDecision::removed).sum();
+        self.ledger.changed(Change::Items { repository: progress.now.repository(), items });
+        let needed = needed_in_repository(&*self.inventory.read().await, &progress.now);
+        for decision in &progress.made {
             let gone = decision.items.iter().filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)));
             removed.images.extend(gone.map(|item| item.image));
-            for (all, links) in [
-                (&mut removed.manifest_links, &decision.manifest_links),
-                (&mut removed.layer_links, &decision.layer_links),
-            ] {
-                let unneeded = links.iter().filter(|link| !needed.contains(link)).copied();
-                let new: Vec<Id> = unneeded.filter(|link| !all.contains(link)).collect();
-                all.extend(new);
-            }
+            removed.manifest_links.extend(&decision.manifest_links);
+            removed.layer_links.extend(&decision.layer_links);
         }
+        removed.manifest_links.retain(|link| !needed.manifests.contains(link));
+        removed.layer_links.retain(|link| !needed.blobs.contains(link));
         removed
     }
 
-    async fn links(&self, repository: &str, links: &[Id], kind: Link) {
+    async fn links(&self, repository: &str, links: &BTreeSet<Id>, kind: Link) {
         let Some(registry) = self.tools.registry else { return };
         let digests: Vec<String> = {
             let inventory = self.inventory.read().await;

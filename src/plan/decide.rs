@@ -224,15 +224,24 @@ pub fn decide_images(
     (decider.images(&kept, stage2, planned), stage2)
 }
 
-/// The images and blobs that the items of a stream need, as it is now: their links must stay.
+/// What the items of a stream need in its repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// Manifests whose links must stay.
+    pub manifests: BTreeSet<Id>,
+    /// Blobs whose layer links must stay.
+    pub blobs: BTreeSet<Id>,
+}
+
+/// What the items of a stream, as it is now, need in its repository.
 #[must_use]
-pub fn needed_in_repository(inventory: &Inventory, stream: &Stream) -> BTreeSet<Id> {
-    let mut needed = BTreeSet::new();
+pub fn needed_in_repository(inventory: &Inventory, stream: &Stream) -> Needed {
+    let mut needed = Needed::default();
     for (_, _, item) in items(stream) {
-        needed.insert(item.image);
+        needed.manifests.insert(item.image);
         if let Some(position) = inventory.images.find(item.image) {
-            needed.extend(inventory.images.layers(position));
-            needed.extend(inventory.images.all()[position].config);
+            needed.blobs.extend(inventory.images.layers(position));
+            needed.blobs.extend(inventory.images.all()[position].config);
         }
     }
     needed

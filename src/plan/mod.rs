@@ -94,3 +94,34 @@ pub enum Difference {
     /// A reference in a place that the reference implementation does not read.
     MoreReferrers,
 }
+
+/// How much goes, or went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Counts {
+    /// Image objects.
+    pub images: usize,
+    /// Tag event items.
+    pub image_stream_tag_items: usize,
+    /// Image streams that lose items.
+    pub image_streams: usize,
+    /// Layer links.
+    pub layer_links: usize,
+    /// Manifest links.
+    pub manifest_links: usize,
+    /// Blobs, manifests included.
+    pub blobs: usize,
+    /// The bytes that the blobs hold in the registry's storage, each blob once, where an Image tells the size.
+    pub bytes: u64,
+    /// How many of the blobs have a size that no Image tells: most manifests.
+    pub blobs_of_unknown_size: usize,
+}
+
+impl Counts {
+    /// Adds a blob of this size.
+    pub fn add_blob(&mut self, bytes: Option<u64>) {
+        self.blobs += 1;
+        self.bytes += bytes.unwrap_or(0);
+        self.blobs_of_unknown_size += usize::from(bytes.is_none());
+    }
+}

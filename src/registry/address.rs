@@ -6,11 +6,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use url::Url;
 
-use super::text::sanitise;
 use crate::error::Failure;
+use crate::text::brief;
 
 /// The most foreign hosts that are listed in a failure.
 const MOST_HOSTS_LISTED: usize = 10;
+
+/// What is wrong with a registry URL that has a user name or a password.
+const USER_INFO: &str = "no user name or password is allowed before <host>[:<port>]";
 
 /// How to speak to the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,10 +55,17 @@ impl RegistryUrl {
     /// Reads the value of `--registry-url`.
     ///
     /// The checks and their order are the reference's (`validateRegistryURL` in `pkg/cli/admin/prune/images`). The
-    /// error is one line, starting with `invalid --registry-url flag: `; it never repeats what stands before an
-    /// `@`, which may be a password. An empty value means "not given": ask before calling.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        parse(text).map_err(|cause| format!("invalid --registry-url flag: {cause}"))
+    /// failure starts with `invalid --registry-url flag: `; it never repeats what stands before an `@`, which may be
+    /// a password. An empty value means "not given": ask before calling.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        parse(text).map_err(|cause| {
+            let failure = Failure::usage(format!("invalid --registry-url flag: {cause}"));
+            if cause == USER_INFO {
+                failure.hint("the registry is logged in to with the bearer token: --token=TOKEN or oc login")
+            } else {
+                failure.hint("the form is --registry-url=[http://|https://]HOST[:PORT]")
+            }
+        })
     }
 
     /// The scheme, if one was given.
@@ -101,12 +111,12 @@ fn parse(text: &str) -> Result<RegistryUrl, String> {
         None => (None, text),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(Scheme::Http), rest),
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(Scheme::Https), rest),
-        Some((scheme, _)) => return Err(format!("unsupported scheme: {}", sanitise(scheme))),
+        Some((scheme, _)) => return Err(format!("unsupported scheme: {}", brief(scheme))),
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
     if authority.contains('@') {
-        return Err("no user name or password is allowed before <host>[:<port>]".to_owned());
+        return Err(USER_INFO.to_owned());
     }
     let (tail, fragment) =
         tail.split_once('#').map_or((tail, None), |(tail, fragment)| (tail, Some(fragment)));
@@ -130,19 +140,19 @@ fn parse_authority(authority: &str) -> Result<(String, Option<u16>), String> {
         Some(bracketed) => {
             let (host, rest) = bracketed
                 .split_once(']')
-                .ok_or_else(|| format!("missing ']' in address: {}", sanitise(authority)))?;
+                .ok_or_else(|| format!("missing ']' in address: {}", brief(authority)))?;
             let address: Ipv6Addr =
-                host.parse().map_err(|_| format!("not an IPv6 address: {}", sanitise(host)))?;
+                host.parse().map_err(|_| format!("not an IPv6 address: {}", brief(host)))?;
             let port = match rest.strip_prefix(':') {
                 Some(port) => Some(port),
                 None if rest.is_empty() => None,
-                None => return Err(format!("unexpected text after ']': {}", sanitise(rest))),
+                None => return Err(format!("unexpected text after ']': {}", brief(rest))),
             };
             (address.to_string(), port)
         }
         None => match authority.split_once(':') {
             Some((_, port)) if port.contains(':') => {
-                return Err(format!("an IPv6 address is written in brackets: {}", sanitise(authority)));
+                return Err(format!("an IPv6 address is written in brackets: {}", brief(authority)));
             }
             Some((host, port)) => (parse_host(host)?, Some(port)),
             None => (parse_host(authority)?, None),
@@ -152,9 +162,7 @@ fn parse_authority(authority: &str) -> Result<(String, Option<u16>), String> {
         .map(|port| {
             let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
             let number = if digits { port.parse().ok() } else { None };
-            number
-                .filter(|&number: &u16| number > 0)
-                .ok_or_else(|| format!("invalid port: {}", sanitise(port)))
+            number.filter(|&number: &u16| number > 0).ok_or_else(|| format!("invalid port: {}", brief(port)))
         })
         .transpose()?;
     Ok((host, port))
@@ -174,7 +182,7 @@ fn parse_host(host: &str) -> Result<String, String> {
     // HTTP clients read `127.1`, `0x7f000001` and `2130706433` as 127.0.0.1: what we decide on must be the host
     // that they connect to.
     let read_alike = Url::parse(&format!("https://{host}/")).is_ok_and(|url| url.host_str() == Some(&host));
-    if is_name && read_alike { Ok(host) } else { Err(format!("not a host name: {}", sanitise(&host))) }
+    if is_name && read_alike { Ok(host) } else { Err(format!("not a host name: {}", brief(&host))) }
 }
 
 /// Who named the registry's host.
@@ -317,7 +325,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> String {
-        RegistryUrl::parse(text).map_or_else(|error| error, |url| url.to_string())
+        RegistryUrl::parse(text).map_or_else(|failure| failure.message, |url| url.to_string())
     }
 
     #[test]
@@ -368,7 +376,7 @@ mod tests {
             ("010.0.0.1", "not a host name: 010.0.0.1"),
             ("registry..example.com", "not a host name: registry..example.com"),
             ("régistry.example.com", "not a host name: régistry.example.com"),
-            ("registry.example.com\r\nHost: x", "not a host name: registry.example.com host"),
+            ("registry.example.com\r\nHost: x", "not a host name: registry.example.com\\r\\nhost"),
             ("a b", "not a host name: a b"),
             ("%31.example.com", "not a host name: %31.example.com"),
         ] {

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::name::Target;
-use super::text::sanitise;
 use crate::error::Failure;
+use crate::text::brief;
 
 /// The header that every answer of a registry's own handlers carries.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -33,7 +33,7 @@ pub enum RegistryError {
     InvalidName {
         /// `repository` or `digest`.
         kind: &'static str,
-        /// The name, sanitised.
+        /// The name, sanitized.
         name: String,
     },
     /// The registry refuses the token, or the token lacks the right. It says 401 in both cases.
@@ -80,7 +80,7 @@ pub enum RegistryError {
 
 impl RegistryError {
     pub(super) fn invalid_name(kind: &'static str, name: &str) -> Self {
-        Self::InvalidName { kind, name: sanitise(name) }
+        Self::InvalidName { kind, name: brief(name) }
     }
 
     /// What helps: the exact command or flag, one line each, without `hint: `.
@@ -93,12 +93,11 @@ impl RegistryError {
             | Self::Unavailable { .. }
             | Self::Connection { .. } => Vec::new(),
             Self::Unauthorized { .. } => {
-                vec!["oc adm policy add-cluster-role-to-user system:image-pruner <user>".to_owned()]
+                vec!["oc adm policy add-cluster-role-to-user system:image-pruner USER".to_owned()]
             }
-            Self::StillListedOrDisabled => vec![
-                "if the image stream does not list it any more, enable deletion in the registry:".to_owned(),
-                enable.to_owned(),
-            ],
+            Self::StillListedOrDisabled => vec![format!(
+                "if the image stream does not list it any more, enable deletion in the registry: {enable}"
+            )],
             Self::DeletionDisabled => vec![enable.to_owned()],
             Self::ReadOnly => vec![
                 "oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{\"spec\":{\"readOnly\":false}}'"
@@ -170,8 +169,18 @@ fn is_missing_link(target: Target<'_>, answer: &Answer) -> bool {
 impl Answer {
     /// Whether an image registry answered, as far as its answer to `/v2/` shows.
     ///
-    /// A login page or a router's error page has neither the header nor the body.
+    /// A login page or a router's error page has neither the header nor the body. A bare 404 tells nothing: the
+    /// deletions need no `/v2/`, and the reference implementation never asks for it.
     pub(super) fn is_registry(&self) -> bool {
+        self.is_bare_not_found() || self.shows_registry()
+    }
+
+    fn is_bare_not_found(&self) -> bool {
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        self.status == StatusCode::NOT_FOUND && (self.body.is_empty() || kind.starts_with("text/plain"))
+    }
+
+    fn shows_registry(&self) -> bool {
         self.headers.contains_key(API_VERSION)
             || (self.status == StatusCode::OK && self.text().is_some_and(|text| text == "{}"))
             || (self.status == StatusCode::UNAUTHORIZED && self.first_error().is_some())
@@ -182,7 +191,7 @@ impl Answer {
     /// An unknown path (a plain registry has no `/admin/blobs`) and a proxy's error page are 404 as well: to take
     /// those for "already gone" would leave the data where it is, and nobody told.
     fn is_about_the_object(&self) -> bool {
-        self.first_error().is_some() || (self.body.is_empty() && self.headers.contains_key(API_VERSION))
+        self.first_error().is_some() || self.body.is_empty()
     }
 
     /// Whether the same request may get another answer later.
@@ -207,16 +216,16 @@ impl Answer {
     pub(super) fn summary(&self) -> String {
         let status = status_line(self.status);
         let header =
-            |name| self.headers.get(name).map(|value| sanitise(&String::from_utf8_lossy(value.as_bytes())));
+            |name| self.headers.get(name).map(|value| brief(&String::from_utf8_lossy(value.as_bytes())));
         if let (true, Some(location)) = (self.status.is_redirection(), header(LOCATION)) {
             return format!("{status}, a redirect to {}", without_query(&location));
         }
         if let Some(error) = self.first_error() {
-            return format!("{status}: {}", sanitise(&format!("{} {}", error.code, error.message)));
+            return format!("{status}: {}", brief(&format!("{} {}", error.code, error.message)));
         }
         match (header(CONTENT_TYPE), self.text()) {
             (Some(kind), _) if kind.starts_with("text/html") => format!("{status} (a web page)"),
-            (_, Some(text)) if !text.is_empty() => format!("{status}: {}", sanitise(text)),
+            (_, Some(text)) if !text.is_empty() => format!("{status}: {}", brief(text)),
             _ => status,
         }
     }
@@ -228,7 +237,7 @@ impl Answer {
             Value::Array(list) => list.first()?,
             detail => detail,
         };
-        let field = |name| wanted.get(name)?.as_str().map(sanitise).filter(|text| !text.is_empty());
+        let field = |name| wanted.get(name)?.as_str().map(brief).filter(|text| !text.is_empty());
         let (action, kind) = (field("Action")?, field("Type")?);
         Some(match field("Name") {
             Some(name) => format!("{action} on {kind} {name}"),
@@ -392,8 +401,8 @@ mod tests {
         let own = ("Docker-Distribution-Api-Version", "registry/2.0");
         let blob = Target::Blob { digest: &digest };
         assert_eq!(judge(blob, &answer(404, &[own], "")), Verdict::Gone(Deletion::AlreadyGone));
+        assert_eq!(judge(blob, &answer(404, &[], "")), Verdict::Gone(Deletion::AlreadyGone));
         for other in [
-            answer(404, &[], ""),
             answer(404, &[own, ("Content-Type", "text/plain")], "404 page not found\n"),
             answer(404, &[("Content-Type", "text/html")], "<html>no such route</html>"),
             answer(404, &[], r#"{"message":"no Route matched"}"#),
@@ -411,7 +420,7 @@ mod tests {
         for (answer, expected) in [
             (answer(200, &[("Content-Type", "text/html; charset=utf-8")], "<html>"), "200 OK (a web page)"),
             (answer(201, &[], ""), "201 Created"),
-            (answer(403, &[], "no\u{1b}[31m way\n"), "403 Forbidden: no\u{fffd}[31m way"),
+            (answer(403, &[], "no\u{1b}[31m way\n"), "403 Forbidden: no\\u{1b}[31m way"),
             (
                 answer(307, &[("Location", "https://bucket.example.com/x?X-Signature=secret")], ""),
                 "307 Temporary Redirect, a redirect to https://bucket.example.com/x",
@@ -452,13 +461,18 @@ mod tests {
         assert!(!answer(200, &[("Content-Type", "text/html")], "<html>Log in</html>").is_registry());
         assert!(!answer(200, &[], "").is_registry());
         assert!(!answer(401, &[("WWW-Authenticate", "Basic realm=intranet")], "Unauthorized").is_registry());
-        assert!(!answer(404, &[], "").is_registry());
+        assert!(
+            answer(404, &[("Content-Type", "text/plain; charset=utf-8")], "404 page not found\n")
+                .is_registry()
+        );
+        assert!(!answer(404, &[("Content-Type", "text/html")], "<html>no such route</html>").is_registry());
+        assert!(!answer(503, &[], "").is_registry());
     }
 
     #[test]
     fn an_error_is_one_line_without_control_characters() {
         let error = RegistryError::invalid_name("repository", "../admin\n\u{1b}[2J");
-        assert_eq!(error.to_string(), "not sent: `../admin \u{fffd}[2J` is not a valid repository");
+        assert_eq!(error.to_string(), "not sent: `../admin\\n\\u{1b}[2J` is not a valid repository");
         let error = RegistryError::Unauthorized { wanted: Some("prune on admin".to_owned()) };
         assert_eq!(error.to_string(), "unauthorized: the registry refused the token for `prune on admin`");
         assert!(error.hints()[0].contains("system:image-pruner"));

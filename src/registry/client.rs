@@ -17,15 +17,22 @@ use url::Url;
 
 use super::address::RegistryUrl;
 use super::answer::{Answer, Deletion, RegistryError, Verdict, judge};
-use super::cause::Cause;
+use super::cause::{is_transient, of_request};
 use super::name::Target;
 use super::security::Protection;
 use super::transport::{Limits, send};
 use super::{Refresh, TokenSource};
+use crate::cause::Cause;
 use crate::error::Failure;
 
 /// The user of the basic auth: the registry looks at the password alone, which is the token.
 const USER: &str = "unused";
+
+/// How to get a token.
+pub(super) const LOG_IN: &str = "log in with a token: oc login";
+/// How to use another one.
+pub(super) const PASS_TOKEN: &str =
+    "or pass one: --token=\"$(oc create token pruner -n openshift-image-registry)\"";
 
 /// A registry that answered and took the token.
 #[derive(Clone)]
@@ -140,11 +147,11 @@ impl Registry {
             .await
             .map_err(Trouble::Lasting)?
             .map_err(|cause| {
-                if cause.is_transient() {
-                    Trouble::Transient { cause: cause.text().to_owned(), after: None }
+                if is_transient(&cause) {
+                    Trouble::Transient { cause: cause.text, after: None }
                 } else {
                     let scheme = self.inner.protection.scheme();
-                    let cause = cause.of_request("Delete", scheme, &self.inner.address, url.path());
+                    let cause = of_request(&cause, "Delete", scheme, &self.inner.address, url.path());
                     Trouble::Lasting(RegistryError::Connection { cause })
                 }
             })?;
@@ -226,11 +233,18 @@ impl Registry {
 /// Gets a token that is not empty.
 pub(super) async fn token(source: &TokenSource, refresh: Refresh) -> Result<SecretString, Failure> {
     let token = source(refresh).await?;
-    token.filter(|token| !token.expose_secret().is_empty()).ok_or_else(|| {
-        Failure::nothing_changed("log in to the registry: no bearer token to log in to the registry with")
-            .hint("oc login")
-            .hint("--token=$(oc create token pruner -n openshift-image-registry)")
-    })
+    token.filter(|token| !token.expose_secret().is_empty()).ok_or_else(no_token)
+}
+
+/// What ends the run when the login has no bearer token: the registry takes nothing else.
+#[must_use]
+pub fn no_token() -> Failure {
+    Failure::nothing_changed(
+        "log in to the registry: you must use a client config with a token, and this login has none",
+    )
+    .hint(LOG_IN)
+    .hint(PASS_TOKEN)
+    .hint("or remove API objects only, and leave the registry alone: --prune-registry=false")
 }
 
 impl fmt::Debug for Registry {

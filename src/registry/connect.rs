@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use backon::Retryable;
 use reqwest::header::LOCATION;
@@ -13,19 +12,17 @@ use reqwest::{Certificate, Client, StatusCode};
 
 use super::address::{Address, Origin, RegistryUrl};
 use super::answer::{Answer, RegistryError, status_line};
-use super::cause::Cause;
-use super::client::{Registry, token};
+use super::cause::{is_transient, of_request};
+use super::client::{LOG_IN, PASS_TOKEN, Registry, token};
 use super::security::{Allowance, Attempt, Condition, Protection, candidates};
-use super::text::sanitise;
 use super::transport::{Limits, Pool, client, send};
-use super::{Refresh, TokenSource};
+use super::{Announce, Refresh, TokenSource};
+use crate::cause::{Cause, CauseKind};
 use crate::error::Failure;
+use crate::text::brief;
 
 /// Where a pod finds the CA that signs the registry's certificate.
 pub const SERVICE_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/service-ca.crt";
-
-/// Takes a warning for stderr, without `warning: `.
-pub type Announce = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// What decides how the registry is connected to.
 #[derive(Clone)]
@@ -157,10 +154,11 @@ async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result
         let Err(mut error) = ping(settings, attempt.protection, &client).await else {
             return Ok((*attempt, client));
         };
-        if let PingError::NoAnswer { cause: cause @ Cause::NoTls, .. } = &mut error
+        if let PingError::NoAnswer { cause, .. } = &mut error
+            && cause.kind == CauseKind::NoTls
             && answers_in_http(settings, pool).await?
         {
-            *cause = Cause::HttpAnswer;
+            *cause = Cause::http_server();
         }
         next = following(attempts, *attempt, &error);
         errors.push(error);
@@ -171,9 +169,9 @@ async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result
 /// Returns the attempt that the error leads to. Each is less protected than the one before, so this ends.
 fn following<'a>(attempts: &'a [Attempt], made: Attempt, error: &PingError) -> Option<&'a Attempt> {
     let PingError::NoAnswer { cause, .. } = error else { return None };
-    let met = match cause {
-        cause if cause.is_certificate() => Condition::CertificateRefused,
-        Cause::HttpAnswer => Condition::HttpAnswer,
+    let met = match cause.kind {
+        _ if cause.is_certificate() => Condition::CertificateRefused,
+        CauseKind::HttpServer => Condition::HttpAnswer,
         _ => return None,
     };
     attempts.iter().find(|attempt| attempt.condition == met && attempt.protection > made.protection)
@@ -200,7 +198,7 @@ async fn ping(settings: &Settings, protection: Protection, client: &Client) -> R
         let location = answer.headers.get(LOCATION).filter(|_| answer.status.is_redirection());
         last = Some(PingError::Status {
             status: answer.status,
-            redirect: location.map(|location| sanitise(&String::from_utf8_lossy(location.as_bytes()))),
+            redirect: location.map(|location| brief(&String::from_utf8_lossy(location.as_bytes()))),
         });
     }
     last.map_or(Ok(()), Err)
@@ -239,8 +237,8 @@ async fn get(
 async fn recognise(settings: &Settings, protection: Protection, client: &Client) -> Result<(), Failure> {
     let url = &settings.address.url;
     let answer = get(settings, protection, client, "/v2/").await.map_err(|cause| {
-        let cause = cause.of_request("Get", protection.scheme(), url, "/v2/");
-        Failure::nothing_changed(format!("failed to log in to registry {url}: {cause}"))
+        let cause = of_request(&cause, "Get", protection.scheme(), url, "/v2/");
+        Failure::nothing_changed(format!("failed to log in to registry {url}: {cause}")).hint(LOGS)
     })?;
     if answer.is_registry() {
         return Ok(());
@@ -264,14 +262,15 @@ async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure>
             registry.url()
         ))
     };
+    let without_answer = |cause: &str| failed(cause).hint(LOGS);
     let check = async || match registry.check_login().await {
         Ok(Ok(answer)) if answer.is_transient() => {
-            Err((true, answer.retry_after(), failed(&answer.summary())))
+            Err((true, answer.retry_after(), without_answer(&answer.summary())))
         }
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(cause)) => Err((cause.is_transient(), None, failed(cause.text()))),
+        Ok(Err(cause)) => Err((is_transient(&cause), None, without_answer(&cause.text))),
         Err(RegistryError::Token(failure)) => Err((false, None, failure)),
-        Err(error) => Err((false, None, failed(&error.to_string()))),
+        Err(error) => Err((false, None, without_answer(&error.to_string()))),
     };
     let limits = &settings.limits;
     let answer = check
@@ -281,17 +280,21 @@ async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure>
         .await
         .map_err(|(_, _, failure)| failure)?;
     match answer.status {
-        StatusCode::OK if answer.is_registry() => Ok(()),
+        StatusCode::OK | StatusCode::NOT_FOUND if answer.is_registry() => Ok(()),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Err(failed(&format!("the token was refused by the registry: {}", answer.summary()))
-                .hint("see whether the token is still valid: oc whoami -t")
-                .hint("log in again: oc login"))
+                .hint("see whether the token is still valid: oc whoami")
+                .hint(LOG_IN)
+                .hint(PASS_TOKEN))
         }
-        _ => Err(failed(&format!("unexpected answer: {}", answer.summary()))),
+        _ => Err(failed(&format!("unexpected answer: {}", answer.summary())).hint(LOGS)),
     }
 }
 
 const ROUTE: &str = "a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'";
+const EXPOSE: &str = "make a route if there is none: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{\"spec\":{\"defaultRoute\":true}}'";
+const LOGS: &str =
+    "see what the registry says: oc logs -n openshift-image-registry deployment/image-registry";
 const REACHABLE: &str = "Please provide a reachable route to the integrated registry using --registry-url.";
 const FORCE: &str =
     "Append --force-insecure if you really want to prune the registry using insecure connection.";
@@ -316,7 +319,7 @@ fn explain(settings: &Settings, errors: &[PingError]) -> Failure {
 
 fn ping_text(error: &PingError, url: &RegistryUrl) -> String {
     match error {
-        PingError::NoAnswer { protection, cause } => cause.of_request("Get", protection.scheme(), url, "/"),
+        PingError::NoAnswer { protection, cause } => of_request(cause, "Get", protection.scheme(), url, "/"),
         PingError::Status { status, redirect: None } => {
             format!("unexpected status: {}", status_line(*status))
         }
@@ -338,8 +341,8 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                 ROUTE.to_owned(),
             ]
         }
-        PingError::NoAnswer { cause, .. } => match cause {
-            Cause::HttpAnswer => {
+        PingError::NoAnswer { protection, cause } => match cause.kind {
+            CauseKind::HttpServer => {
                 let mut hints = vec![format!("speak plain http to it: --registry-url=http://{host}")];
                 if settings.address.url.scheme().is_none() {
                     hints.push(FORCE.to_owned());
@@ -349,36 +352,44 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                 }
                 hints
             }
-            Cause::MalformedAnswer(_) => vec![speak_https],
-            Cause::UnknownAuthority(_) => authority_hints(settings),
-            Cause::OtherName(_) => {
+            CauseKind::MalformedAnswer => vec![speak_https],
+            CauseKind::UnknownAuthority => authority_hints(settings),
+            CauseKind::OtherName => {
                 vec![
                     "use the name that the certificate is for: --registry-url=https://<name>[:<port>]"
                         .to_owned(),
                 ]
             }
-            Cause::Certificate(_) => {
+            CauseKind::Certificate => {
                 let mut hints = vec!["have the registry's certificate renewed".to_owned()];
                 if settings.ca_pem.is_none() {
                     hints.push(FORCE.to_owned());
                 }
                 hints
             }
-            Cause::NoSuchHost(_) | Cause::ConnectionRefused(_) | Cause::Timeout(_) => {
-                let mut hints = vec![REACHABLE.to_owned(), ROUTE.to_owned()];
-                if settings.address.origin == Origin::Streams {
-                    hints.push(
-                        "the address found from the cluster is internal: it can be reached from its pods alone".to_owned(),
-                    );
-                }
-                hints
+            CauseKind::NoSuchHost | CauseKind::Refused | CauseKind::Unreachable | CauseKind::TimedOut => {
+                vec![elsewhere(settings), ROUTE.to_owned(), EXPOSE.to_owned()]
             }
-            Cause::Proxy(_) => vec![format!(
+            CauseKind::Proxy => vec![format!(
                 "a proxy of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) is used; to go without it: NO_PROXY={}",
                 settings.address.url.host()
             )],
-            Cause::NoTls | Cause::Other(_) => vec![REACHABLE.to_owned()],
+            CauseKind::NoTls | CauseKind::Cut | CauseKind::Other => {
+                vec![
+                    elsewhere(settings),
+                    ROUTE.to_owned(),
+                    format!("see who answers there: curl -vk {}://{host}/", protection.scheme()),
+                ]
+            }
         },
+    }
+}
+
+/// Where nobody answers: what the reference says of an address that it found itself, or which flag names it.
+fn elsewhere(settings: &Settings) -> String {
+    match settings.address.origin {
+        Origin::Streams => REACHABLE.to_owned(),
+        Origin::Flag => format!("check the host and the port in --registry-url={}", settings.address.url),
     }
 }
 
@@ -401,7 +412,7 @@ fn authority_hints(settings: &Settings) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
     use super::super::fake::{self, Authority, Server, basic, recording, reply, token};
@@ -573,6 +584,15 @@ mod tests {
                 "/\": http: server gave HTTP response to HTTPS client",
                 "--registry-url=http://",
             );
+            if force {
+                // The reference's line, to the letter: with https:// the flag leads to no other attempt.
+                assert_eq!(
+                    failure.message,
+                    format!(
+                        "failed to ping registry {url}: Get \"{url}/\": http: server gave HTTP response to HTTPS client"
+                    )
+                );
+            }
         }
         assert!(server.seen().iter().all(|seen| seen.authorization.is_none()), "the token was sent");
     }
@@ -619,23 +639,25 @@ mod tests {
             &RegistryUrl::parse("10.0.0.1").unwrap(),
             Allowance { force_insecure: true, ..Allowance::default() },
         );
-        let error = |cause| PingError::NoAnswer { protection: Protection::Verified, cause };
+        let error =
+            |kind| PingError::NoAnswer { protection: Protection::Verified, cause: Cause::new(kind, "") };
         let next = |made: usize, error: &PingError| {
             following(&attempts, attempts[made], error).map(|next| next.protection)
         };
-        let certificate = error(Cause::UnknownAuthority(String::new()));
+        let certificate = error(CauseKind::UnknownAuthority);
         assert_eq!(next(0, &certificate), Some(Protection::Unverified));
         assert_eq!(next(1, &certificate), None);
-        assert_eq!(next(0, &error(Cause::HttpAnswer)), Some(Protection::Plain));
-        assert_eq!(next(2, &error(Cause::HttpAnswer)), None);
-        for cause in [
-            Cause::NoTls,
-            Cause::ConnectionRefused(String::new()),
-            Cause::Timeout(String::new()),
-            Cause::MalformedAnswer(String::new()),
-            Cause::Other("EOF".to_owned()),
+        assert_eq!(next(0, &error(CauseKind::HttpServer)), Some(Protection::Plain));
+        assert_eq!(next(2, &error(CauseKind::HttpServer)), None);
+        for kind in [
+            CauseKind::NoTls,
+            CauseKind::Refused,
+            CauseKind::TimedOut,
+            CauseKind::MalformedAnswer,
+            CauseKind::Cut,
+            CauseKind::Other,
         ] {
-            assert_eq!(next(0, &error(cause)), None);
+            assert_eq!(next(0, &error(kind)), None);
         }
         assert_eq!(next(0, &PingError::Status { status: StatusCode::BAD_REQUEST, redirect: None }), None);
     }
@@ -676,7 +698,10 @@ mod tests {
     async fn nobody_listens() {
         let port = Server::registry(None, vec![]).await.port;
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let (settings, _) = settings(&format!("127.0.0.1:{port}"));
+        let url = format!("127.0.0.1:{port}");
+        let (mut settings, _) = settings(&url);
+        assert_says(&failure(settings.clone()).await, "", &format!("in --registry-url={url}"));
+        settings.address.origin = Origin::Streams;
         let failure = failure(settings).await;
         assert_says(&failure, "connect: connection refused", REACHABLE);
         assert_says(
@@ -706,12 +731,12 @@ mod tests {
         let silent = Server::start(None, |_| b"\r\n".to_vec()).await;
         let (mut given, _) = settings(&format!("http://localhost:{}", silent.port));
         given.limits.answer = Duration::from_millis(100);
-        assert_says(&failure(given).await, "context deadline exceeded", REACHABLE);
+        assert_says(&failure(given).await, "context deadline exceeded", "check the host and the port");
         // Nobody accepts: the kernel takes the connection, and no TLS follows.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (mut given, _) = settings(&format!("127.0.0.1:{}", listener.local_addr().unwrap().port()));
         given.limits.connect = Duration::from_millis(100);
-        assert_says(&failure(given).await, "i/o timeout", REACHABLE);
+        assert_says(&failure(given).await, "i/o timeout", "check the host and the port");
     }
 
     #[tokio::test]
@@ -757,7 +782,11 @@ mod tests {
         let server = Server::registry(None, vec![]).await;
         let (given, _) = settings(&format!("http://localhost:{}", server.port));
         let failure = connect(given.clone(), token("old")).await.unwrap_err();
-        assert_says(&failure, "the token was refused by the registry: 401 Unauthorized", "oc whoami -t");
+        assert_says(
+            &failure,
+            "the token was refused by the registry: 401 Unauthorized",
+            "is still valid: oc whoami",
+        );
         assert!(!failure.to_string().contains("old"), "{failure}");
         let (source, forced) = fake::renewable("old", "new");
         connect(given, source).await.unwrap();
@@ -771,8 +800,8 @@ mod tests {
             let (given, _) = settings(&format!("http://localhost:{}", server.port));
             let source: TokenSource = Arc::new(move |_| Box::pin(async move { Ok(none.map(Into::into)) }));
             let failure = connect(given, source).await.unwrap_err();
-            assert_says(&failure, "no bearer token to log in to the registry with", "oc login");
-            assert_says(&failure, "", "--token=$(oc create token pruner -n openshift-image-registry)");
+            assert_says(&failure, "you must use a client config with a token", "oc login");
+            assert_says(&failure, "", "--token=\"$(oc create token pruner -n openshift-image-registry)\"");
         }
         assert!(server.seen().is_empty());
     }

@@ -16,14 +16,13 @@ mod connect;
 mod fake;
 mod name;
 mod security;
-mod text;
 mod transport;
 
 pub use address::{Address, Origin, RegistryUrl, Scheme, choose};
 pub use answer::{Deletion, RegistryError};
-pub use client::Registry;
-pub use connect::{Announce, SERVICE_CA, Settings, connect};
+pub use client::{Registry, no_token};
+pub use connect::{SERVICE_CA, Settings, connect};
 pub use security::{Allowance, Attempt, Condition, Protection, Reason, candidates};
 pub use transport::Limits;
 
-pub use crate::cluster::{Refresh, TokenSource};
+pub use crate::cluster::{Announce, Refresh, TokenSource};

@@ -8,8 +8,9 @@ use reqwest::{Certificate, Client, RequestBuilder, redirect};
 
 use super::address::{RegistryUrl, is_loopback};
 use super::answer::Answer;
-use super::cause::{Cause, Unresolved};
+use super::cause::{Unresolved, cause_of};
 use super::security::Protection;
+use crate::cause::Cause;
 
 /// The most of an answer's body that is read, in bytes.
 const LONGEST_BODY: usize = 64 * 1024;
@@ -102,14 +103,14 @@ pub(super) fn client(
             builder.tls_certs_only([]).tls_danger_accept_invalid_certs(true)
         }
     };
-    builder.build().map_err(|error| Cause::of(&error, url).text().to_owned())
+    builder.build().map_err(|error| cause_of(&error, url).text)
 }
 
 /// Sends one request and reads its answer.
 ///
 /// A body that breaks off or is too long is cut: the status has said what matters.
 pub(super) async fn send(request: RequestBuilder, url: &RegistryUrl) -> Result<Answer, Cause> {
-    let mut response = request.send().await.map_err(|error| Cause::of(&error, url))?;
+    let mut response = request.send().await.map_err(|error| cause_of(&error, url))?;
     let mut body = Vec::new();
     while body.len() < LONGEST_BODY
         && let Ok(Some(chunk)) = response.chunk().await

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::execute::Outcome;
 use crate::model::{Id, Inventory};
 use crate::plan::{
-    Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove,
+    Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove,
     ItemVerdict, Keep, Plan, Stage2, StreamVerdict, Use, UsedBy,
 };
 
@@ -50,7 +50,7 @@ pub struct PlanBody {
     /// The cluster, and the rules of the decision.
     pub metadata: Metadata,
     /// How much is planned.
-    pub summary: Summary,
+    pub summary: Counts,
     /// Every image stream that was looked at.
     pub image_streams: Vec<StreamEntry>,
     /// Whether images and blobs are deleted at all: `runs`, `skippedForNamespace`, `skippedForMetadata`.
@@ -91,28 +91,6 @@ pub struct Metadata {
     pub prune_registry: bool,
     /// `--ignore-invalid-refs`.
     pub ignore_invalid_refs: bool,
-}
-
-/// Numbers of what goes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Summary {
-    /// Image objects.
-    pub images: usize,
-    /// Tag event items.
-    pub image_stream_tag_items: usize,
-    /// Image streams that lose items.
-    pub image_streams: usize,
-    /// Layer links.
-    pub layer_links: usize,
-    /// Manifest links.
-    pub manifest_links: usize,
-    /// Blobs, manifests included.
-    pub blobs: usize,
-    /// The bytes that the blobs hold in the registry's storage, each blob once, where an Image tells the size.
-    pub bytes: u64,
-    /// How many of the blobs have a size that no Image tells: most manifests.
-    pub blobs_of_unknown_size: usize,
 }
 
 /// An image stream.
@@ -382,8 +360,8 @@ impl<'a> View<'a> {
 
     /// Numbers of what goes.
     #[must_use]
-    pub fn summary(&self) -> Summary {
-        let mut summary = Summary::default();
+    pub fn summary(&self) -> Counts {
+        let mut summary = Counts::default();
         for decision in &self.plan.streams {
             let removed = decision.removed();
             summary.image_stream_tag_items += removed;
@@ -393,12 +371,8 @@ impl<'a> View<'a> {
         }
         for decision in &self.plan.images {
             summary.images += usize::from(decision.verdict == ImageVerdict::Delete);
-            summary.blobs += decision.blobs.len();
             for blob in &decision.blobs {
-                match self.inventory.images.blob_bytes(*blob) {
-                    Some(bytes) => summary.bytes += bytes,
-                    None => summary.blobs_of_unknown_size += 1,
-                }
+                summary.add_blob(self.inventory.images.blob_bytes(*blob));
             }
         }
         summary

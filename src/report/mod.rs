@@ -5,4 +5,6 @@ pub mod document;
 mod human;
 pub mod text;
 
-pub use human::{bytes, printable};
+pub use human::bytes;
+
+pub use crate::text::printable;

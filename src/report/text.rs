@@ -2,13 +2,14 @@
 
 use std::io::{self, Write};
 
-use super::document::{Summary, View, image_reason, stream_verdict};
-use super::human::{bytes, printable};
-use crate::execute::{Change, Counts, FailedObject, Outcome, Spared};
+use super::document::{View, image_reason, stream_verdict};
+use super::human::bytes;
+use crate::execute::{Change, FailedObject, Outcome, Spared};
 use crate::model::Stream;
 use crate::plan::{
-    ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, StreamVerdict, Use,
+    Counts, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, StreamVerdict, Use,
 };
+use crate::text::printable;
 
 /// The reference's line about a change.
 #[must_use]
@@ -61,31 +62,6 @@ pub fn space_line(freed: u64, of_unknown_size: usize, dry_run: bool) -> String {
         n => format!(", and {n} blob(s) whose size no Image tells"),
     };
     format!("{verb} {} ({freed} bytes) in the registry's storage{unknown}", bytes(freed))
-}
-
-impl From<Summary> for Counts {
-    fn from(summary: Summary) -> Self {
-        let Summary {
-            images,
-            image_stream_tag_items,
-            image_streams,
-            layer_links,
-            manifest_links,
-            blobs,
-            bytes,
-            blobs_of_unknown_size,
-        } = summary;
-        Self {
-            images,
-            image_stream_tag_items,
-            image_streams,
-            layer_links,
-            manifest_links,
-            blobs,
-            bytes,
-            blobs_of_unknown_size,
-        }
-    }
 }
 
 /// Writes what a dry run shows; `wide` adds everything that stays, and why.
@@ -153,7 +129,7 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
         }
     }
     let summary = view.summary();
-    writeln!(out, "{}", summary_line(&summary.into(), true))?;
+    writeln!(out, "{}", summary_line(&summary, true))?;
     writeln!(out, "{}", space_line(summary.bytes, summary.blobs_of_unknown_size, true))
 }
 

@@ -1,0 +1,82 @@
+//! Text from outside (names, answers of servers, files), made safe for a terminal and for one line of a report.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+/// The longest text that is repeated in a message, in characters.
+const LONGEST: usize = 1024;
+
+/// The longest text that is repeated in a line of a list, in characters.
+const LONGEST_BRIEF: usize = 200;
+
+/// A name as it is, with what could steer a terminal, hide or forge a line escaped: `a\u{1b}[2Jb\nc`.
+#[must_use]
+pub fn printable(name: &str) -> Cow<'_, str> {
+    if !name.contains(is_harmful) {
+        return Cow::Borrowed(name);
+    }
+    let mut escaped = String::with_capacity(name.len() + 8);
+    for c in name.chars() {
+        if is_harmful(c) {
+            // Writing to a `String` cannot fail.
+            let _ = write!(escaped, "{}", c.escape_debug());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// A text of unknown length for a message: [`printable`], without blanks around it, and cut.
+#[must_use]
+pub fn sanitize(text: &str) -> String {
+    cut(text, LONGEST)
+}
+
+/// As [`sanitize`], but short: for lists of failures, which are long already.
+pub(crate) fn brief(text: &str) -> String {
+    cut(text, LONGEST_BRIEF)
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    let text = text.trim();
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}…", printable(&text[..end])),
+        None => printable(text).into_owned(),
+    }
+}
+
+/// Whether a terminal would act on the character, not show it, or show others elsewhere because of it.
+///
+/// `escape_debug` knows them: control and format characters, odd blanks, unassigned and combining characters. It
+/// escapes quotes and backslashes as well, which do no harm.
+pub(crate) fn is_harmful(c: char) -> bool {
+    !matches!(c, '"' | '\'' | '\\') && c.escape_debug().len() > 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_what_does_no_harm() {
+        for name in ["shop/web:v1", " a \"b\" 'c' \\ é "] {
+            assert!(matches!(printable(name), Cow::Borrowed(same) if same == name), "{name}");
+        }
+        assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+        for c in "\u{ad}\u{61c}\u{200b}\u{200f}\u{2028}\u{202e}\u{2060}\u{206f}\u{feff}\u{9b}\u{7}".chars() {
+            assert_eq!(printable(&format!("a{c}b")), format!("a\\u{{{:x}}}b", u32::from(c)));
+        }
+    }
+
+    #[test]
+    fn texts_are_one_line_and_not_too_long() {
+        assert_eq!(sanitize("  a\r\nb\tc \n"), "a\\r\\nb\\tc");
+        assert_eq!(brief("\u{1b}[31mred\u{7}"), "\\u{1b}[31mred\\u{7}");
+        assert_eq!(sanitize(""), "");
+        let long = "é".repeat(10_000);
+        assert_eq!(sanitize(&long).chars().count(), LONGEST + 1);
+        assert_eq!(brief(&long).chars().count(), LONGEST_BRIEF + 1);
+        assert!(brief(&long).ends_with('…'));
+        assert_eq!(brief(&"x".repeat(LONGEST_BRIEF)).len(), LONGEST_BRIEF);
+    }
+}

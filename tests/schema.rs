@@ -1,0 +1,32 @@
+//! The JSON Schemas in `docs/schema` are those of the types.
+
+#![expect(clippy::unwrap_used, reason = "a schema that cannot be read or written fails the test")]
+
+use std::path::Path;
+
+use oc_prune_images::report::document::{PrunePlan, PruneResult};
+use schemars::Schema;
+
+fn check(name: &str, schema: &Schema) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/schema").join(name);
+    let text = format!("{}\n", serde_json::to_string_pretty(schema).unwrap());
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == text,
+        "{} is not current: run UPDATE_SCHEMAS=1 cargo test --test schema",
+        path.display()
+    );
+}
+
+#[test]
+fn the_schema_of_the_plan_is_current() {
+    check("prune-plan.json", &schemars::schema_for!(PrunePlan));
+}
+
+#[test]
+fn the_schema_of_the_result_is_current() {
+    check("prune-result.json", &schemars::schema_for!(PruneResult));
+}
