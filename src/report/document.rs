@@ -343,17 +343,20 @@ impl<'a> View<'a> {
         self.plan.images.iter().flat_map(|image| &image.blobs).copied().collect()
     }
 
-    /// The bytes of the blobs of a stream's removed items that go.
+    /// The bytes of the blobs of a stream's removed items, their sub-manifests included, that go.
     #[must_use]
     pub fn stream_bytes(&self, stream: usize, doomed: &BTreeSet<Id>) -> u64 {
         let images = &self.inventory.images;
-        let mut blobs = BTreeSet::new();
-        for item in &self.plan.streams[stream].items {
-            if let (ItemVerdict::Remove(_), Some(position)) = (item.verdict, images.find(item.image)) {
-                blobs.insert(item.image);
-                blobs.extend(images.layers(position));
-                blobs.extend(images.all()[position].config);
-            }
+        let removed = self.plan.streams[stream].items.iter();
+        let mut open: Vec<Id> = removed
+            .filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)))
+            .map(|item| item.image)
+            .collect();
+        let mut blobs: BTreeSet<Id> = open.iter().copied().collect();
+        while let Some(position) = open.pop().and_then(|image| images.find(image)) {
+            blobs.extend(images.layers(position));
+            blobs.extend(images.all()[position].config);
+            open.extend(images.manifests(position).iter().filter(|manifest| blobs.insert(**manifest)));
         }
         blobs.intersection(doomed).filter_map(|blob| images.blob_bytes(*blob)).sum()
     }

@@ -77,7 +77,7 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
         match decision.verdict {
             StreamVerdict::Examined => writeln!(
                 out,
-                "{removed} of {} items, {}",
+                "{removed} of {} items go, {} freed",
                 decision.items.len(),
                 bytes(view.stream_bytes(position, &doomed))
             )?,
@@ -107,7 +107,12 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
     for (image, decision) in view.inventory.images.all().iter().zip(&view.plan.images) {
         let name = view.text(image.name);
         if decision.verdict == ImageVerdict::Delete {
-            writeln!(out, "Image {}: unused, {}", printable(&name), bytes(view.image_bytes(decision)))?;
+            writeln!(
+                out,
+                "Image {}: goes: unused, {} freed",
+                printable(&name),
+                bytes(view.image_bytes(decision))
+            )?;
             for blob in &decision.blobs {
                 let size = view.inventory.images.blob_bytes(*blob).map_or_else(|| "?".to_owned(), bytes);
                 writeln!(out, "  {size:>10}  blob {}", printable(&view.text(*blob)))?;

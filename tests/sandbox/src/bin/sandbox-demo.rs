@@ -127,7 +127,9 @@ async fn build() -> Outcome<PathBuf> {
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
-    let output = command.stderr(Stdio::inherit()).kill_on_drop(true).output().await?;
+    // What does not compile is for the user to see.
+    let cargo = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn()?;
+    let output = cargo.wait_with_output().await?;
     let messages = String::from_utf8(output.stdout)?;
     let executable = messages
         .lines()
