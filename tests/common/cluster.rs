@@ -63,6 +63,15 @@ impl Cluster {
         self.sandbox.write_kubeconfig(self.directory.path(), user)
     }
 
+    /// A run with a kubeconfig whose user has this instead of a token.
+    pub(crate) fn plugin_with(&self, credentials: &str) -> Plugin {
+        let kubeconfig = std::fs::read_to_string(self.kubeconfig("pruner")).unwrap();
+        let token = format!("token: {}", self.sandbox.token("pruner"));
+        let registry = format!("--registry-url={}", self.registry_url());
+        let plugin = Plugin::new().file("config", kubeconfig.replace(&token, credentials));
+        plugin.arg("--kubeconfig=config").arg(registry)
+    }
+
     /// A run as this user against this cluster.
     pub(crate) fn plugin(&self, user: &str) -> Plugin {
         Plugin::new().arg("--kubeconfig").arg(self.kubeconfig(user))

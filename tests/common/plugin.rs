@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Read;
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,15 +74,40 @@ impl Plugin {
     }
 }
 
+/// What a stream gave so far.
+#[derive(Debug, Default)]
+struct Text {
+    text: String,
+    ended: bool,
+}
+
+type Shared = Arc<(Mutex<Text>, Condvar)>;
+
 /// Reads a stream to its end in a thread of its own.
-fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
-    let (sender, receiver) = channel();
+fn collect(stream: Option<impl Read + Send + 'static>) -> Shared {
+    let shared = Shared::default();
+    let (writer, mut lines) = (shared.clone(), BufReader::new(stream.unwrap()));
     thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stream.unwrap().read_to_end(&mut bytes).unwrap();
-        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+        loop {
+            let mut line = Vec::new();
+            let ended = lines.read_until(b'\n', &mut line).unwrap() == 0;
+            let mut text = writer.0.lock().unwrap();
+            text.text.push_str(&String::from_utf8_lossy(&line));
+            text.ended = ended;
+            writer.1.notify_all();
+            if ended {
+                return;
+            }
+        }
     });
-    receiver
+    shared
+}
+
+/// Waits until the condition holds and returns the text; whether it does.
+fn wait_for(shared: &Shared, limit: Duration, condition: impl Fn(&Text) -> bool) -> (String, bool) {
+    let text = shared.0.lock().unwrap();
+    let (text, timeout) = shared.1.wait_timeout_while(text, limit, |text| !condition(text)).unwrap();
+    (text.text.clone(), !timeout.timed_out())
 }
 
 /// A run that goes on.
@@ -91,8 +116,8 @@ pub(crate) struct Running {
     home: TempDir,
     args: Vec<OsString>,
     child: Child,
-    stdout: Receiver<String>,
-    stderr: Receiver<String>,
+    stdout: Shared,
+    stderr: Shared,
     started: Instant,
 }
 
@@ -103,21 +128,26 @@ impl Running {
         assert!(killed.unwrap().success());
     }
 
+    /// Waits until stderr contains this.
+    pub(crate) fn wait_until_it_says(&self, said: &str) {
+        let (text, found) = wait_for(&self.stderr, LIMIT, |text| text.ended || text.text.contains(said));
+        assert!(found && text.contains(said), "expected in stderr: {said}\n{text}");
+    }
+
     pub(crate) fn wait(mut self) -> Ran {
-        let left = || LIMIT.saturating_sub(self.started.elapsed());
-        let stdout = self.stdout.recv_timeout(left());
-        let stderr = self.stderr.recv_timeout(left());
-        let in_time = stdout.is_ok() && stderr.is_ok();
+        let left = LIMIT.saturating_sub(self.started.elapsed());
+        let in_time = wait_for(&self.stdout, left, |text| text.ended).1
+            && wait_for(&self.stderr, left, |text| text.ended).1;
         if !in_time {
             self.child.kill().unwrap();
         }
         let status = self.child.wait().unwrap();
-        let late = |receiver: &Receiver<String>| receiver.recv_timeout(LIMIT).unwrap_or_default();
+        let all = |shared: &Shared| wait_for(shared, LIMIT, |text| text.ended).0;
         let ran = Ran {
             args: self.args,
             code: status.code(),
-            stdout: stdout.unwrap_or_else(|_| late(&self.stdout)),
-            stderr: stderr.unwrap_or_else(|_| late(&self.stderr)),
+            stdout: all(&self.stdout),
+            stderr: all(&self.stderr),
             took: self.started.elapsed(),
         };
         assert!(in_time, "killed after {LIMIT:?}\n{ran}");
