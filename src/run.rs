@@ -233,6 +233,11 @@ fn refuse_invalid(inventory: &Inventory, plan: &Plan, options: &Options, ui: &Ui
 }
 
 fn plan_warnings(inventory: &Inventory, plan: &Plan, warnings: &mut Vec<String>) {
+    if let Some(namespace) = &plan.rules.namespace
+        && inventory.streams.is_empty()
+    {
+        warnings.push(format!("there is no image stream in namespace {namespace}: nothing to prune"));
+    }
     for place in plan.references.unknown_kinds() {
         let referrer = place.referrer(inventory);
         if let Target::UnknownKind(kind) = &place.mention(inventory).target {
@@ -415,15 +420,20 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome) {
 fn failures(failures: &[FailedObject]) -> Failure {
     let mut message = format!("prune: {} object(s) could not be pruned", failures.len());
     let mut group = None;
-    for FailedObject { failed, cause, object } in failures {
+    let mut hints = vec!["run the same command again: what is left is tried again".to_owned()];
+    for FailedObject { failed, cause, object, hints: more } in failures {
         if group != Some((*failed, cause)) {
             group = Some((*failed, cause));
             let _ = write!(message, "\n  {failed}: {}", printable(cause));
         }
         let _ = write!(message, "\n    {}", printable(object));
+        for hint in more {
+            if !hints.contains(hint) {
+                hints.insert(hints.len() - 1, hint.clone());
+            }
+        }
     }
-    Failure { exit: Exit::Failures, message, hints: Vec::new() }
-        .hint("run the same command again: what is left is tried again")
+    Failure { exit: Exit::Failures, message, hints }
 }
 
 fn interrupted(signal: Signal) -> Failure {

@@ -124,8 +124,8 @@ impl Run<'_> {
                 true
             }
             Err(error) => {
-                let cause = error.to_string();
-                self.ledger.failed(FailedObject { failed: "delete blob", object: digest, cause });
+                let (cause, hints) = (error.to_string(), error.hints());
+                self.ledger.failed(FailedObject { failed: "delete blob", cause, object: digest, hints });
                 false
             }
         }
@@ -151,8 +151,9 @@ impl Run<'_> {
             }
             Err(ApiError::NotFound { .. }) => true,
             Err(error) => {
+                let hints = self.tools.cluster.failure(&error, "delete image").hints;
                 let cause = error.to_string();
-                self.ledger.failed(FailedObject { failed: "delete image", object: name, cause });
+                self.ledger.failed(FailedObject { failed: "delete image", cause, object: name, hints });
                 false
             }
         }

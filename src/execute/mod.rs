@@ -111,8 +111,9 @@ impl Run<'_> {
             Err(failure) => {
                 self.ledger.failed(FailedObject {
                     failed: "read image streams again",
-                    object: "all images".into(),
                     cause: failure.message,
+                    object: "all images".into(),
+                    hints: failure.hints,
                 });
                 return;
             }

@@ -58,6 +58,9 @@ pub struct FailedObject {
     pub cause: String,
     /// The object.
     pub object: String,
+    /// What helps: the exact command or flag.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<String>,
 }
 
 /// Something that was planned, and stays because of what happened meanwhile.

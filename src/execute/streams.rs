@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Change, FailedObject, Run};
 use crate::cluster::{ApiError, ApiRequest};
+use crate::error::Failure;
 use crate::inventory::{self, stream_path};
 use crate::model::{Id, Stream};
 use crate::plan::{ItemVerdict, StreamDecision, missing_images, needed_in_repository};
@@ -73,14 +74,15 @@ impl Run<'_> {
     async fn stream(&self, stream: &Stream, planned: &StreamDecision) -> BTreeSet<Id> {
         let repository = stream.repository();
         let mut progress = Progress { now: stream.clone(), made: Vec::new(), unanswered: None };
-        if let Err(cause) = self.update(stream, planned, &mut progress).await {
+        if let Err(failure) = self.update(stream, planned, &mut progress).await {
             if progress.unanswered.is_some()
                 && let Ok(Some((_, now))) = self.fetch(stream).await
             {
                 progress.saw(now);
             }
+            let Failure { message, hints, .. } = failure;
             let object = repository.clone();
-            self.ledger.failed(FailedObject { failed: "update image stream", object, cause });
+            self.ledger.failed(FailedObject { failed: "update image stream", cause: message, object, hints });
         }
         let Removed { images, manifest_links, layer_links } = self.removed(&progress).await;
         self.links(&repository, &manifest_links, Link::Manifest).await;
@@ -94,7 +96,7 @@ impl Run<'_> {
         stream: &Stream,
         planned: &StreamDecision,
         progress: &mut Progress,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         let mut last = String::new();
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -111,8 +113,9 @@ impl Run<'_> {
             if decision.removed() == 0 {
                 return Ok(());
             }
-            let after = remove_items(&mut object, &fresh, &decision)?;
-            let body = serde_json::to_vec(&object).map_err(|error| error.to_string())?;
+            let after = remove_items(&mut object, &fresh, &decision).map_err(Failure::nothing_changed)?;
+            let body =
+                serde_json::to_vec(&object).map_err(|error| Failure::nothing_changed(error.to_string()))?;
             let request = ApiRequest::put(format!("{}/status", stream_path(stream)), Bytes::from(body));
             let permit = self.permits.acquire().await;
             let answer = self.tools.cluster.request(request).await;
@@ -129,32 +132,38 @@ impl Run<'_> {
                     last = error.to_string();
                     progress.unanswered = Some((fresh, decision));
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(self.failure(&error)),
             }
         }
-        Err(format!("{last} (given up after {ATTEMPTS} attempts)"))
+        Err(Failure::nothing_changed(format!("{last} (given up after {ATTEMPTS} attempts)")))
     }
 
     /// The stream as it is, whole and reduced; nothing if it is gone.
-    async fn fetch(&self, stream: &Stream) -> Result<Option<(Value, Stream)>, String> {
+    async fn fetch(&self, stream: &Stream) -> Result<Option<(Value, Stream)>, Failure> {
         let permit = self.permits.acquire().await;
         let answer = self.tools.cluster.request(ApiRequest::get(stream_path(stream))).await;
         drop(permit);
         let body = match answer {
             Ok(response) => response.body,
             Err(ApiError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(self.failure(&error)),
         };
-        let object: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-        let fresh = inventory::reduce_stream(&mut *self.inventory.write().await, &body)?;
-        Ok(Some((object, fresh)))
+        let object: Value =
+            serde_json::from_slice(&body).map_err(|error| Failure::nothing_changed(error.to_string()))?;
+        let fresh = inventory::reduce_stream(&mut *self.inventory.write().await, &body);
+        Ok(Some((object, fresh.map_err(Failure::nothing_changed)?)))
     }
 
-    async fn decide_anew(&self, fresh: &Stream) -> Result<StreamDecision, String> {
+    /// The server's own words, with what helps.
+    fn failure(&self, error: &ApiError) -> Failure {
+        let Failure { exit, hints, .. } = self.tools.cluster.failure(error, "update image stream");
+        Failure { exit, message: error.to_string(), hints }
+    }
+
+    async fn decide_anew(&self, fresh: &Stream) -> Result<StreamDecision, Failure> {
         let mut inventory = self.inventory.write().await;
         let missing = missing_images(&inventory, &self.plan.rules, std::slice::from_ref(fresh));
-        let added = inventory::add_appeared(self.tools.cluster, &mut inventory, &missing).await;
-        added.map_err(|failure| failure.message)?;
+        inventory::add_appeared(self.tools.cluster, &mut inventory, &missing).await?;
         Ok(self.plan.decide_stream(&inventory, fresh))
     }
 
@@ -205,8 +214,9 @@ impl Run<'_> {
                         Link::Manifest => "delete manifest link",
                         Link::Layer => "delete layer link",
                     },
-                    object: format!("{repository}@{digest}"),
                     cause: error.to_string(),
+                    object: format!("{repository}@{digest}"),
+                    hints: error.hints(),
                 }),
             }
         });

@@ -204,7 +204,7 @@ fn sample(view: View<'_>, uses: &[Use]) -> String {
 /// A failure as it happens, in the reference's words.
 #[must_use]
 pub fn failed_line(failed: &FailedObject) -> String {
-    let FailedObject { failed, cause, object } = failed;
+    let FailedObject { failed, cause, object, hints: _ } = failed;
     let (object, cause) = (printable(object), printable(cause));
     match *failed {
         "delete blob" => format!("error deleting blob {object} from the registry: {cause}"),
