@@ -1,6 +1,6 @@
 //! What a wrong command line, kubeconfig or registry leads to: the exact text on stderr and the exit code.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::too_many_lines, reason = "helpers and tables of tests")]
 
 mod common;
 
