@@ -1,6 +1,6 @@
 //! What a wrong command line, kubeconfig or registry leads to: the exact text on stderr and the exit code.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::too_many_lines, reason = "helpers and tables of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
@@ -59,6 +59,7 @@ const CA: &str = "--certificate-authority=ca.crt";
 const HTTPS: &str = "--registry-url=https://registry.example.com:5443";
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn flags_are_refused_before_anything_is_asked() {
     let cases: &[(&[&str], i32, &str)] = &[
         (
@@ -301,6 +302,7 @@ error: invalid argument "loud" for "-v, --v" flag: strconv.ParseInt: parsing "lo
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn kubeconfigs_that_do_not_do_are_named() {
     let sandbox = Sandbox::start(Config::default());
     let directory = tempfile::tempdir().unwrap();
@@ -568,6 +570,7 @@ fn login_page(cluster: &Cluster) -> (Serving, String) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_registry_that_cannot_be_reached_is_named_with_the_flag_that_helps() {
     let cluster = Cluster::of(shop());
     let other = Authority::new("other");

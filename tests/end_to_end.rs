@@ -1,6 +1,6 @@
 //! Images that are really pushed, pruned by the plugin, and pulled again: over `docker-registry` where it is installed.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::too_many_lines, reason = "helpers and tables of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Carrying a plan out while the cluster changes, requests fail, and the user loses patience.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::too_many_lines, reason = "helpers and tables of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

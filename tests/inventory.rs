@@ -1,6 +1,6 @@
 //! Reading the cluster: pages, answers that go wrong, rights and groups that are missing, absurd objects.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::too_many_lines, reason = "helpers and tables of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 

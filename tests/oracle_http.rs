@@ -1,6 +1,6 @@
 //! Replays the recorded decisions of the reference implementation through the plugin against a sandbox.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::too_many_lines, reason = "helpers and tables of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! What is printed, in every format, and whether the documents fit their schemas.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::too_many_lines, reason = "helpers and tables of tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
