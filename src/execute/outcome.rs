@@ -70,7 +70,7 @@ pub struct Spared {
     /// The image or blob.
     pub object: String,
     /// Why it stays: `referencedNewly` (something names it now), `failedRemoval` (an image that names it could not
-    /// be deleted).
+    /// be deleted), `heldByIndex` (a manifest link that the registry keeps, because an index in the stream needs it).
     pub reason: &'static str,
 }
 

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::Value;
 
-use super::{Change, FailedObject, Run};
+use super::{Change, FailedObject, Run, Spared};
 use crate::cluster::{ApiError, ApiRequest};
 use crate::error::Failure;
 use crate::inventory::{self, stream_path};
 use crate::model::{Id, Stream};
 use crate::plan::{ItemVerdict, StreamDecision, missing_images, needed_in_repository};
+use crate::registry::RegistryError;
 
 /// How often a stream that keeps changing is decided about anew.
 const ATTEMPTS: u32 = 8;
@@ -24,6 +25,8 @@ struct Removed {
     images: BTreeSet<Id>,
     manifest_links: BTreeSet<Id>,
     layer_links: BTreeSet<Id>,
+    /// Manifests that an index in the stream holds: the registry may refuse to delete their links.
+    held: BTreeSet<Id>,
 }
 
 /// How far the update of a stream is.
@@ -84,9 +87,9 @@ impl Run<'_> {
             let object = repository.clone();
             self.ledger.failed(FailedObject { failed: "update image stream", cause: message, object, hints });
         }
-        let Removed { images, manifest_links, layer_links } = self.removed(&progress).await;
-        self.links(&repository, &manifest_links, Link::Manifest).await;
-        self.links(&repository, &layer_links, Link::Layer).await;
+        let Removed { images, manifest_links, layer_links, held } = self.removed(&progress).await;
+        self.links(&repository, &manifest_links, Link::Manifest, &held).await;
+        self.links(&repository, &layer_links, Link::Layer, &held).await;
         images
     }
 
@@ -184,17 +187,18 @@ impl Run<'_> {
         }
         removed.manifest_links.retain(|link| !needed.manifests.contains(link));
         removed.layer_links.retain(|link| !needed.blobs.contains(link));
+        removed.held = needed.submanifests;
         removed
     }
 
-    async fn links(&self, repository: &str, links: &BTreeSet<Id>, kind: Link) {
+    async fn links(&self, repository: &str, links: &BTreeSet<Id>, kind: Link, held: &BTreeSet<Id>) {
         let Some(registry) = self.tools.registry else { return };
-        let digests: Vec<String> = {
+        let digests: Vec<(String, bool)> = {
             let inventory = self.inventory.read().await;
-            links.iter().map(|id| inventory.names.text(*id).into_owned()).collect()
+            links.iter().map(|id| (inventory.names.text(*id).into_owned(), held.contains(id))).collect()
         };
         // The permits bound what is in flight; the links of one large stream do not wait for each other.
-        let deletions = futures::stream::iter(digests).map(|digest| async move {
+        let deletions = futures::stream::iter(digests).map(|(digest, held)| async move {
             let permit = self.permits.acquire().await;
             let result = match kind {
                 Link::Manifest => registry.delete_manifest_link(repository, &digest).await,
@@ -208,6 +212,10 @@ impl Run<'_> {
                         Link::Manifest => Change::ManifestLink { repository, digest },
                         Link::Layer => Change::LayerLink { repository, digest },
                     });
+                }
+                Err(RegistryError::StillListedOrDisabled) if held && kind == Link::Manifest => {
+                    let object = format!("{repository}@{digest}");
+                    self.ledger.spared(Spared { object, reason: "heldByIndex" });
                 }
                 Err(error) => self.ledger.failed(FailedObject {
                     failed: match kind {

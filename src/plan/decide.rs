@@ -231,6 +231,9 @@ pub struct Needed {
     pub manifests: BTreeSet<Id>,
     /// Blobs whose layer links must stay.
     pub blobs: BTreeSet<Id>,
+    /// Manifests that indexes among these manifests hold, at any depth: the registry serves them without a link of
+    /// their own, and refuses to delete that link (405).
+    pub submanifests: BTreeSet<Id>,
 }
 
 /// What the items of a stream, as it is now, need in its repository.
@@ -242,6 +245,13 @@ pub fn needed_in_repository(inventory: &Inventory, stream: &Stream) -> Needed {
         if let Some(position) = inventory.images.find(item.image) {
             needed.blobs.extend(inventory.images.layers(position));
             needed.blobs.extend(inventory.images.all()[position].config);
+        }
+    }
+    let mut open: Vec<Id> = needed.manifests.iter().copied().collect();
+    while let Some(index) = open.pop() {
+        if let Some(position) = inventory.images.find(index) {
+            let manifests = inventory.images.manifests(position).iter();
+            open.extend(manifests.filter(|manifest| needed.submanifests.insert(**manifest)));
         }
     }
     needed

@@ -225,6 +225,7 @@ pub fn spared(spared: &[Spared]) -> String {
         let why = match *reason {
             "referencedNewly" => "in use by now",
             "failedRemoval" => "something that names it, or belongs to it, could not be deleted",
+            "heldByIndex" => "an index in the stream holds it",
             other => other,
         };
         let _ = write!(text, "\n  {}: {why}", printable(object));
