@@ -81,7 +81,6 @@ impl Case {
     fn cluster(&self) -> Cluster {
         let cluster = Cluster::start();
         cluster.sandbox.load_oracle(&self.directory);
-        cluster.seed();
         cluster
     }
 
@@ -347,8 +346,10 @@ fn check_streams(case: &Case, cluster: &Cluster, before: &[Value], document: &Va
 fn replay(case: &Case) -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
     let cluster = case.cluster();
+    cluster.seed();
     dry_run(case, &cluster, &mut count);
     confirmed(case, &cluster, "-ojson");
+    // Here the registry has nothing of it: what is gone already counts as deleted, and the requests are the same.
     confirmed(case, &case.cluster(), "-otext");
     count
 }
