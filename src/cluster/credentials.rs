@@ -190,6 +190,7 @@ async fn token_file(path: &str, previous: Option<SecretString>) -> Result<Secret
         result => previous.ok_or_else(|| {
             let cause = result.map_or_else(|error| io_text(&error), |_| "the file is empty".to_owned());
             Failure::nothing_changed(format!("get credentials: read token file {}: {cause}", sanitize(path)))
+                .hint("log in again: oc login")
         }),
     }
 }

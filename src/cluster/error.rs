@@ -228,6 +228,12 @@ pub(super) fn failure(error: &ApiError, doing: &str, place: &Place<'_>) -> Failu
             Failure::nothing_changed(format!("{doing}: the server does not serve this API"))
                 .hint(format!("is {server} an OpenShift cluster? oc api-versions lists what it serves"))
         }
+        ApiError::Invalid { message } if message.contains("HTTP request to an HTTPS server") => {
+            Failure::nothing_changed(format!("{doing}: {error}")).hint(format!(
+                "{server} speaks https: --server={}",
+                server.replacen("http://", "https://", 1)
+            ))
+        }
         ApiError::Redirected { .. } => Failure::nothing_changed(format!("{doing}: {error}")).hint(format!(
             "{server} is not the API server itself; name it: --server=https://api.CLUSTER:6443"
         )),

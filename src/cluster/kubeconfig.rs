@@ -339,9 +339,10 @@ fn overridden(mut user: AuthInfo, options: &ConnectionOptions) -> Result<AuthInf
 
 pub(super) fn base64_data(data: &str, what: &str) -> Result<Vec<u8>, Failure> {
     let data: String = data.split_whitespace().collect();
-    base64::engine::general_purpose::STANDARD
-        .decode(data)
-        .map_err(|_| Failure::nothing_changed(format!("the kubeconfig's {what} is not base64")))
+    base64::engine::general_purpose::STANDARD.decode(data).map_err(|_| {
+        Failure::nothing_changed(format!("the kubeconfig's {what} is not base64"))
+            .hint("write the kubeconfig anew: oc login")
+    })
 }
 
 pub(super) fn read(file: &str, what: &str) -> Result<Vec<u8>, Failure> {

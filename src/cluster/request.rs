@@ -167,6 +167,8 @@ pub(super) struct Waits {
     backoff: ExponentialBackoff,
     longest: Duration,
     until: Instant,
+    /// `--request-timeout` was given.
+    limited: bool,
 }
 
 impl Waits {
@@ -177,7 +179,8 @@ impl Waits {
             .with_max_delay(limits.longest_wait)
             .with_max_times(limits.retries)
             .build();
-        Self { backoff, longest: limits.longest_wait, until: Instant::now() + limits.all_tries }
+        let until = Instant::now() + limits.all_tries;
+        Self { backoff, longest: limits.longest_wait, until, limited: limits.whole.is_some() }
     }
 
     /// How long to wait before the next try, or `None` if there is none. `reached` says whether this server has
@@ -194,8 +197,9 @@ impl Waits {
             }
             ApiError::Unavailable { .. }
             | ApiError::Server { status: 500, .. }
-            | ApiError::Timeout(_)
             | ApiError::Truncated { .. } => retry == Retry::Idempotent,
+            // Who gave a limit wants an answer in that time, not five times as late.
+            ApiError::Timeout(_) => retry == Retry::Idempotent && !self.limited,
             _ => false,
         };
         if !passes {

@@ -65,6 +65,8 @@ struct Run<'a> {
     permits: Semaphore,
     ledger: Ledger<'a>,
     stopped: AtomicBool,
+    /// The registry deletes no links at all: what goes on would leave links that nobody knows of any longer.
+    refused: AtomicBool,
 }
 
 /// Carries the plan out. Failures of single objects do not stop the others.
@@ -84,6 +86,7 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Out
         plan,
         inventory: RwLock::new(inventory),
         stopped: AtomicBool::new(false),
+        refused: AtomicBool::new(false),
     };
     let removed = run.streams().await;
     let candidates: BTreeSet<Id> = planned.union(&removed).copied().collect();
@@ -97,6 +100,9 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Out
 impl Run<'_> {
     /// Whether anything new may be started.
     fn goes_on(&self) -> bool {
+        if self.refused.load(Ordering::Relaxed) {
+            return false;
+        }
         let goes_on = self.tools.stop.borrow().is_none();
         if !goes_on {
             self.stopped.store(true, Ordering::Relaxed);

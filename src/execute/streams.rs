@@ -1,6 +1,7 @@
 //! Stage 1: the status of a stream, then its manifest links, then its layer links.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -217,15 +218,20 @@ impl Run<'_> {
                     let object = format!("{repository}@{digest}");
                     self.ledger.spared(Spared { object, reason: "heldByIndex" });
                 }
-                Err(error) => self.ledger.failed(FailedObject {
-                    failed: match kind {
-                        Link::Manifest => "delete manifest link",
-                        Link::Layer => "delete layer link",
-                    },
-                    cause: error.to_string(),
-                    object: format!("{repository}@{digest}"),
-                    hints: error.hints(),
-                }),
+                Err(error) => {
+                    if matches!(error, RegistryError::DeletionDisabled | RegistryError::ReadOnly) {
+                        self.refused.store(true, Ordering::Relaxed);
+                    }
+                    self.ledger.failed(FailedObject {
+                        failed: match kind {
+                            Link::Manifest => "delete manifest link",
+                            Link::Layer => "delete layer link",
+                        },
+                        cause: error.to_string(),
+                        object: format!("{repository}@{digest}"),
+                        hints: error.hints(),
+                    });
+                }
             }
         });
         deletions.buffer_unordered(self.tools.workers).collect::<()>().await;

@@ -1,8 +1,10 @@
 //! The reading itself: pages, several lists in flight, restarts.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::Either;
 use futures::{StreamExt, TryStreamExt};
 
 use super::decode::{self, DecodeError};
@@ -21,6 +23,8 @@ const RESTARTS: usize = 4;
 const MALFORMED_RETRIES: usize = 2;
 /// How many lists are read at once.
 const LISTS_IN_FLIGHT: usize = 6;
+/// How long the list of images may take to fail as well, once another list has failed.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// How many single objects are asked for at once.
 const GETS_IN_FLIGHT: usize = 16;
 
@@ -76,12 +80,53 @@ pub async fn read(cluster: &Cluster, scope: &Scope, tell: &(dyn Fn(Event) + Sync
         read_list(cluster, &list, namespace, &mut parts, tell).await?;
         Ok(parts)
     });
-    let rest = rest.buffered(LISTS_IN_FLIGHT).try_collect::<Vec<Parts>>();
-    let (mut parts, rest) = tokio::try_join!(images_then_streams, rest)?;
+    let rest = async {
+        let (mut all, mut failures) = (Vec::new(), Vec::new());
+        for result in rest.buffered(LISTS_IN_FLIGHT).collect::<Vec<Result<Parts, Failure>>>().await {
+            match result {
+                Ok(parts) => all.push(parts),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        if failures.is_empty() { Ok(all) } else { Err(failures) }
+    };
+    let images_then_streams = std::pin::pin!(images_then_streams);
+    let rest = std::pin::pin!(rest);
+    let (mut parts, rest) = match futures::future::select(images_then_streams, rest).await {
+        Either::Left((Ok(parts), rest)) => (parts, rest.await.map_err(together)?),
+        Either::Left((Err(failure), rest)) => {
+            let mut failures = rest.await.err().unwrap_or_default();
+            failures.push(failure);
+            return Err(together(failures));
+        }
+        Either::Right((Ok(rest), images)) => (images.await?, rest),
+        Either::Right((Err(mut failures), images)) => {
+            // Whoever lacks one right mostly lacks others: a moment for the images to say so, too.
+            if let Ok(Err(failure)) = tokio::time::timeout(LAST_WORD, images).await {
+                failures.push(failure);
+            }
+            return Err(together(failures));
+        }
+    };
     for other in rest {
         parts.merge(other);
     }
     Ok(parts.finish())
+}
+
+/// Several lists that cannot be read are one failure, so that all missing rights are seen at once.
+fn together(failures: Vec<Failure>) -> Failure {
+    let mut all = failures.into_iter();
+    let mut first = all.next().unwrap_or_else(|| Failure::nothing_changed("read the cluster"));
+    for failure in all {
+        let _ = write!(first.message, "\n       {}", failure.message);
+        for hint in failure.hints {
+            if !first.hints.contains(&hint) {
+                first.hints.push(hint);
+            }
+        }
+    }
+    first
 }
 
 async fn read_list(

@@ -343,14 +343,14 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
         }
         PingError::NoAnswer { protection, cause } => match cause.kind {
             CauseKind::HttpServer => {
-                let mut hints = vec![format!("speak plain http to it: --registry-url=http://{host}")];
-                if settings.address.url.scheme().is_none() {
-                    hints.push(FORCE.to_owned());
-                }
+                let http = format!("speak plain http to it: --registry-url=http://{host}");
                 if settings.ca_pem.is_some() {
-                    hints.push("--certificate-authority forbids http: leave it out".to_owned());
+                    vec![format!("{http}, and leave --certificate-authority out: it forbids http")]
+                } else if settings.address.url.scheme().is_none() {
+                    vec![http, FORCE.to_owned()]
+                } else {
+                    vec![http]
                 }
-                hints
             }
             CauseKind::MalformedAnswer => vec![speak_https],
             CauseKind::UnknownAuthority => authority_hints(settings),
