@@ -60,7 +60,7 @@ pub enum RegistryError {
         answer: String,
     },
     /// Every attempt failed in a way that may pass.
-    #[error("gave up after {attempts} attempts: {cause}")]
+    #[error("gave up after {attempts} attempt{}: {cause}", if *.attempts == 1 { "" } else { "s" })]
     Unavailable {
         /// How many requests were sent.
         attempts: usize,
@@ -115,6 +115,8 @@ pub(super) struct Answer {
     pub(super) headers: HeaderMap,
     /// The body's beginning.
     pub(super) body: Vec<u8>,
+    /// Time ran out before the body ended.
+    pub(super) timed_out: bool,
 }
 
 /// What follows from an answer to a deletion.
@@ -245,6 +247,17 @@ impl Answer {
         })
     }
 
+    /// Whether the answer says that this digest's data is missing in the storage: what a replica says whose cache still
+    /// has the blob (`facts.md` 1).
+    pub(super) fn misses_data_of(&self, digest: &str) -> bool {
+        let hex = digest.rsplit(':').next().unwrap_or(digest);
+        self.status == StatusCode::INTERNAL_SERVER_ERROR
+            && self
+                .first_error()
+                .and_then(|error| error.detail.get("Path")?.as_str().map(str::to_owned))
+                .is_some_and(|path| path.contains(hex))
+    }
+
     fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.body).ok().map(str::trim)
     }
@@ -298,7 +311,12 @@ mod tests {
         for (name, value) in headers {
             map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
-        Answer { status: StatusCode::from_u16(status).unwrap(), headers: map, body: body.as_bytes().to_vec() }
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: map,
+            body: body.as_bytes().to_vec(),
+            timed_out: false,
+        }
     }
 
     fn of(recorded: &Recorded) -> Answer {

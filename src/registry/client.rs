@@ -4,6 +4,7 @@
 //! Cheap to clone, and shared by all workers: they share one pool of connections.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +14,15 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::debug;
-use url::Url;
+use url::{Position, Url};
 
 use super::address::RegistryUrl;
 use super::answer::{Answer, Deletion, RegistryError, Verdict, judge};
 use super::cause::{is_transient, of_request};
+use super::freshness::{Freshness, Step, of_get, of_head, of_storage};
 use super::name::Target;
 use super::security::Protection;
-use super::transport::{Limits, send};
+use super::transport::{Limits, Pool, client, pinned_client, send};
 use super::{Refresh, TokenSource};
 use crate::cause::Cause;
 use crate::error::Failure;
@@ -45,10 +47,12 @@ struct Inner {
     address: RegistryUrl,
     protection: Protection,
     base: Url,
+    pool: Pool,
     token: TokenSource,
     limits: Limits,
-    /// When a new token was last asked for. Held while asking: workers that are refused together ask once.
-    last_login: Mutex<Option<Instant>>,
+    /// When a new token was last asked for. Held while asking: workers that are refused together ask once, whichever
+    /// replica refused them.
+    last_login: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Why an attempt failed.
@@ -65,13 +69,46 @@ impl Registry {
         client: Client,
         address: RegistryUrl,
         protection: Protection,
+        pool: Pool,
         token: TokenSource,
         limits: Limits,
     ) -> Result<Self, Failure> {
-        let base = Url::parse(&format!("{}://{}/", protection.scheme(), address.authority()))
-            .map_err(|error| Failure::nothing_changed(format!("connect to registry {address}: {error}")))?;
-        let last_login = Mutex::new(None);
-        Ok(Self { inner: Arc::new(Inner { client, address, protection, base, token, limits, last_login }) })
+        let base = base_of(&address, protection)?;
+        let last_login = Arc::default();
+        let inner = Inner { client, address, protection, base, pool, token, limits, last_login };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A client of the one replica at `address`, which has to show a certificate for `name` where certificates are
+    /// verified: with the same authorities, protection and login as this one.
+    ///
+    /// # Errors
+    ///
+    /// The name is no host name.
+    pub fn pinned(&self, name: &str, address: SocketAddr, limits: Limits) -> Result<Self, Failure> {
+        let Inner { protection, pool, token, last_login, .. } = &*self.inner;
+        let url = RegistryUrl::parse(&format!("{name}:{}", address.port()))?;
+        let base = base_of(&url, *protection)?;
+        let client = pinned_client(&url, address, *protection, pool, &limits).map_err(|cause| {
+            Failure::nothing_changed(format!("connect to the registry's replica {address}: {cause}"))
+        })?;
+        let inner = Inner {
+            client,
+            address: url,
+            protection: *protection,
+            base,
+            pool: pool.clone(),
+            token: Arc::clone(token),
+            limits,
+            last_login: Arc::clone(last_login),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The host's name, or its address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.inner.address.host()
     }
 
     /// Where the registry is, with the scheme that is spoken: `https://image-registry.…svc:5000`.
@@ -171,6 +208,69 @@ impl Registry {
         self.send(&Method::GET, &url, self.inner.limits.answer).await
     }
 
+    /// Whether it answers at all: sends `GET /` once, without credentials.
+    ///
+    /// # Errors
+    ///
+    /// Why there was no answer, or another one than 200.
+    pub async fn ping(&self) -> Result<(), String> {
+        let Inner { client, address, base, limits, protection, .. } = &*self.inner;
+        let answer = send(client.get(base.clone()).timeout(limits.answer), address)
+            .await
+            .map_err(|cause| of_request(&cause, "Get", protection.scheme(), address, "/"))?;
+        if answer.status == reqwest::StatusCode::OK {
+            Ok(())
+        } else {
+            Err(format!("unexpected answer: {}", answer.summary()))
+        }
+    }
+
+    /// Asks whether this registry would still answer for a blob in a repository that had it: whether a cache is stale.
+    pub async fn ask(&self, repository: &str, digest: &str) -> Freshness {
+        match self.try_ask(repository, digest).await {
+            Ok(freshness) => freshness,
+            Err(error) => Freshness::Unknown(error.to_string()),
+        }
+    }
+
+    async fn try_ask(&self, repository: &str, digest: &str) -> Result<Freshness, RegistryError> {
+        let url = Target::layer_link(repository, digest)?.url(&self.inner.base);
+        for method in [Method::HEAD, Method::GET] {
+            let answer = match self.send(&method, &url, self.inner.limits.answer).await? {
+                Ok(answer) => answer,
+                Err(cause) => return Ok(Freshness::Unknown(cause.text)),
+            };
+            debug!(path = url.path(), status = answer.status.as_u16(), "registry answered for a blob");
+            let step = if method == Method::HEAD { of_head(&answer) } else { of_get(digest, &answer) };
+            return Ok(match step {
+                Step::Is(freshness) => freshness,
+                Step::Follow(location) => self.follow(&method, &url, &location).await,
+                Step::Get => continue,
+            });
+        }
+        Ok(Freshness::Unknown("no answer settles it".to_owned()))
+    }
+
+    /// Asks the storage that the registry points to, once and without credentials: the link is signed.
+    async fn follow(&self, method: &Method, asked: &Url, location: &str) -> Freshness {
+        let Inner { pool, limits, .. } = &*self.inner;
+        let unknown = |cause: &str| Freshness::Unknown(format!("ask the storage: {cause}"));
+        let Ok(target) = asked.join(location) else { return unknown("the redirect leads nowhere") };
+        let Ok(host) = RegistryUrl::parse(&target[..Position::BeforePath]) else {
+            return unknown("the redirect leads to no host");
+        };
+        // The storage is no part of the registry: other authorities vouch for it, and a proxy may lead to it.
+        let pool = Pool::SystemAnd(pool.certificates().to_vec());
+        let client = match client(&host, Protection::Verified, &pool, limits) {
+            Ok(client) => client,
+            Err(cause) => return unknown(&cause),
+        };
+        match send(client.request(method.clone(), target).timeout(limits.answer), &host).await {
+            Ok(answer) => of_storage(&answer),
+            Err(cause) => unknown(&cause.text),
+        }
+    }
+
     /// Sends a request with the token, and once more with a new one if it is refused.
     ///
     /// The outer error: no token; the inner one: no answer.
@@ -228,6 +328,11 @@ impl Registry {
     async fn token(&self, refresh: Refresh) -> Result<SecretString, RegistryError> {
         token(&self.inner.token, refresh).await.map_err(RegistryError::Token)
     }
+}
+
+fn base_of(address: &RegistryUrl, protection: Protection) -> Result<Url, Failure> {
+    Url::parse(&format!("{}://{}/", protection.scheme(), address.authority()))
+        .map_err(|error| Failure::nothing_changed(format!("connect to registry {address}: {error}")))
 }
 
 /// Gets a token that is not empty.

@@ -89,7 +89,7 @@ pub async fn connect(settings: Settings, token_source: TokenSource) -> Result<Re
     }
     recognise(&settings, attempt.protection, &client).await?;
     let registry =
-        Registry::new(client, url.clone(), attempt.protection, token_source, settings.limits.clone())?;
+        Registry::new(client, url.clone(), attempt.protection, pool, token_source, settings.limits.clone())?;
     log_in(&registry, &settings).await?;
     Ok(registry)
 }

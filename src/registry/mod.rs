@@ -14,6 +14,7 @@ mod client;
 mod connect;
 #[cfg(test)]
 mod fake;
+mod freshness;
 mod name;
 mod security;
 mod transport;
@@ -22,6 +23,7 @@ pub use address::{Address, Origin, RegistryUrl, Scheme, choose};
 pub use answer::{Deletion, RegistryError};
 pub use client::{Registry, no_token};
 pub use connect::{SERVICE_CA, Settings, connect};
+pub use freshness::{Evidence, Freshness};
 pub use security::{Allowance, Attempt, Condition, Protection, Reason, candidates};
 pub use transport::Limits;
 

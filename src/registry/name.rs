@@ -9,7 +9,7 @@ use super::answer::RegistryError;
 /// The longest repository name, in bytes (distribution's grammar).
 const LONGEST_REPOSITORY: usize = 255;
 
-/// What a request deletes. Its names are valid.
+/// What a request deletes or asks for. Its names are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target<'a> {
     /// A layer's link in a repository.

@@ -1,10 +1,11 @@
 //! The HTTP client: built for one protection, sends one request, reads a bounded answer. Decides nothing.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Client, RequestBuilder, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, redirect};
 
 use super::address::{RegistryUrl, is_loopback};
 use super::answer::Answer;
@@ -77,6 +78,15 @@ pub(super) enum Pool {
     SystemAnd(Vec<Certificate>),
 }
 
+impl Pool {
+    /// The authorities beside those of the system.
+    pub(super) fn certificates(&self) -> &[Certificate] {
+        match self {
+            Self::Only(certificates) | Self::SystemAnd(certificates) => certificates,
+        }
+    }
+}
+
 /// Builds a client that follows no redirect and, on this machine, asks no proxy.
 pub(super) fn client(
     url: &RegistryUrl,
@@ -84,16 +94,36 @@ pub(super) fn client(
     pool: &Pool,
     limits: &Limits,
 ) -> Result<Client, String> {
-    let mut builder = Client::builder()
+    let mut builder = builder(protection, pool, limits);
+    if is_loopback(url.host()) {
+        builder = builder.no_proxy();
+    }
+    builder.build().map_err(|error| cause_of(&error, url).text)
+}
+
+/// Builds a client that dials this address and no other, whatever the name of the host resolves to; the certificate
+/// has to be good for the name.
+///
+/// A proxy would resolve the name itself, and reach any of the replicas: none is asked.
+pub(super) fn pinned_client(
+    url: &RegistryUrl,
+    address: SocketAddr,
+    protection: Protection,
+    pool: &Pool,
+    limits: &Limits,
+) -> Result<Client, String> {
+    let builder = builder(protection, pool, limits).no_proxy().resolve(url.host(), address);
+    builder.build().map_err(|error| cause_of(&error, url).text)
+}
+
+fn builder(protection: Protection, pool: &Pool, limits: &Limits) -> ClientBuilder {
+    let builder = Client::builder()
         .user_agent(concat!("oc-prune-images/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .referer(false)
         .connect_timeout(limits.connect)
         .dns_resolver(SystemResolver);
-    if is_loopback(url.host()) {
-        builder = builder.no_proxy();
-    }
-    builder = match protection {
+    match protection {
         Protection::Verified => match pool {
             Pool::Only(certificates) => builder.tls_certs_only(certificates.clone()),
             Pool::SystemAnd(certificates) => builder.tls_certs_merge(certificates.clone()),
@@ -102,8 +132,7 @@ pub(super) fn client(
         Protection::Unverified | Protection::Plain => {
             builder.tls_certs_only([]).tls_danger_accept_invalid_certs(true)
         }
-    };
-    builder.build().map_err(|error| cause_of(&error, url).text)
+    }
 }
 
 /// Sends one request and reads its answer.
@@ -111,14 +140,21 @@ pub(super) fn client(
 /// A body that breaks off or is too long is cut: the status has said what matters.
 pub(super) async fn send(request: RequestBuilder, url: &RegistryUrl) -> Result<Answer, Cause> {
     let mut response = request.send().await.map_err(|error| cause_of(&error, url))?;
-    let mut body = Vec::new();
-    while body.len() < LONGEST_BODY
-        && let Ok(Some(chunk)) = response.chunk().await
-    {
+    let (mut body, mut timed_out) = (Vec::new(), false);
+    while body.len() < LONGEST_BODY {
+        let chunk = match response.chunk().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(error) => {
+                timed_out = error.is_timeout();
+                break;
+            }
+        };
         let room = LONGEST_BODY - body.len();
         body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
     }
-    Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body })
+    let headers = std::mem::take(response.headers_mut());
+    Ok(Answer { status: response.status(), headers, body, timed_out })
 }
 
 /// The system's resolver, with an error that tells itself from other errors of a connection.

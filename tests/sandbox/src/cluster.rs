@@ -1,17 +1,17 @@
 //! An API server and a registry that belong together.
 
 use std::future::Future;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 
 use tempfile::TempDir;
 
 use crate::registry::client::{Client, Credentials};
 use crate::registry::{Backend, Registry, RegistryConfig, Replica, Storage};
-use crate::serve::{Serving, listen};
+use crate::serve::Serving;
 use crate::tls::SERVER_NAMES;
-use crate::{Config, Sandbox};
+use crate::{Config, Sandbox, lock, workload};
 
 /// How a cluster starts.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct ClusterConfig {
     pub sandbox: Config,
     /// The registry; `None` for a cluster without one. Its `server_address` becomes its own host.
     pub registry: Option<RegistryConfig>,
-    /// How many replicas the registry has, each on its own port over the same storage; at least one.
+    /// How many replicas the registry has, each a pod with its own address over the same storage; at least one.
     pub replicas: usize,
     /// Where the registry's storage is; a temporary directory if `None`.
     pub storage_dir: Option<PathBuf>,
@@ -72,18 +72,29 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Running {
     registry: Registry,
-    replicas: Vec<(Replica, Serving)>,
+    /// Those that were stopped stay, so that the numbers of the others do not change.
+    members: Mutex<Vec<Member>>,
     tls: bool,
 }
 
+/// A replica, and where it is or was served.
+#[derive(Debug)]
+struct Member {
+    replica: Replica,
+    address: SocketAddr,
+    /// `None` once it was stopped.
+    serving: Option<Serving>,
+}
+
 impl Cluster {
-    /// Starts all servers on 127.0.0.1; works with and without an async runtime around it.
+    /// Starts the API server on 127.0.0.1, and replica N of the registry on 127.0.0.N+1, registered as a pod of
+    /// `deployment/image-registry`; works with and without an async runtime around it.
     #[must_use]
     pub fn start(config: ClusterConfig) -> Self {
         let ClusterConfig { sandbox: mut api, registry, replicas, storage_dir, registry_tls } = config;
         // The host has to be known before the first object is made.
         let listeners: Vec<TcpListener> = match registry {
-            Some(_) => std::iter::repeat_with(listen).take(replicas.max(1)).collect(),
+            Some(_) => (0..replicas.max(1)).map(listen_as).collect(),
             None => Vec::new(),
         };
         if let Some(listener) = listeners.first() {
@@ -98,17 +109,35 @@ impl Cluster {
             let settings = RegistryConfig { server_address: host.clone(), ..settings };
             let starting = Registry::new(storage, Arc::new(sandbox.api().clone()), settings);
             let registry = wait_for(&sandbox, starting).expect("start the registry");
-            let serve = |listener| {
-                let replica = registry.replica();
-                let tls = registry_tls.then(|| sandbox.authority().server(&SERVER_NAMES));
-                let (faults, log) = (sandbox.faults(), sandbox.request_log());
-                let serving = replica.serve(&sandbox.runtime(), listener, tls, faults, log);
-                (replica, serving)
-            };
-            let replicas = listeners.into_iter().map(serve).collect();
-            Running { registry, replicas, tls: registry_tls }
+            let members = Mutex::default();
+            Running { registry, members, tls: registry_tls }
         });
-        Self { sandbox, registry, host, _temporary: temporary }
+        let cluster = Self { sandbox, registry, host, _temporary: temporary };
+        if let Some(running) = &cluster.registry {
+            workload::register(cluster.sandbox.store(), listeners.len());
+            for listener in listeners {
+                cluster.serve(running, listener);
+            }
+        }
+        cluster
+    }
+
+    /// Serves one more replica, and makes its pod and endpoint.
+    fn serve(&self, running: &Running, listener: TcpListener) -> usize {
+        let Self { sandbox, .. } = self;
+        let replica = running.registry.replica();
+        let address = listener.local_addr().expect("the listener's address");
+        let own = address.ip().to_string();
+        let names: Vec<&str> = SERVER_NAMES.into_iter().chain([own.as_str()]).collect();
+        let tls = running.tls.then(|| sandbox.authority().server(&names));
+        let serving =
+            replica.serve(&sandbox.runtime(), listener, tls, sandbox.faults(), sandbox.request_log());
+        let number = replica.number();
+        workload::add_pod(sandbox.store(), number, address);
+        let mut members = running.members();
+        members.push(Member { replica, address, serving: Some(serving) });
+        workload::set_endpoints(sandbox.store(), &endpoints(&members));
+        number
     }
 
     /// The API server; the log and the faults are the registry's, too.
@@ -139,14 +168,40 @@ impl Cluster {
     /// The URL of a replica; they are numbered from 0.
     #[must_use]
     pub fn registry_url(&self, replica: usize) -> String {
-        let Running { replicas, tls, .. } = self.running();
-        format!("{}://{}", if *tls { "https" } else { "http" }, replicas[replica].1.address())
+        let running = self.running();
+        format!("{}://{}", if running.tls { "https" } else { "http" }, running.members()[replica].address)
     }
 
     /// A replica; they are numbered from 0.
     #[must_use]
-    pub fn replica(&self, number: usize) -> &Replica {
-        &self.running().replicas[number].0
+    pub fn replica(&self, number: usize) -> Replica {
+        self.running().members()[number].replica.clone()
+    }
+
+    /// Starts one more replica, with a cache of its own and a pod, and returns its number.
+    #[must_use]
+    pub fn add_replica(&self) -> usize {
+        let running = self.running();
+        let number = running.members().len();
+        self.serve(running, listen_as(number))
+    }
+
+    /// Stops a replica: its connections are closed, its pod and its endpoint are gone.
+    pub fn stop_replica(&self, number: usize) {
+        self.disconnect_replica(number);
+        workload::remove_pod(self.sandbox.store(), number);
+        workload::set_endpoints(self.sandbox.store(), &endpoints(&self.running().members()));
+    }
+
+    /// Closes a replica's connections and listener and leaves its pod as it is, as a node that lost its network does.
+    pub fn disconnect_replica(&self, number: usize) {
+        self.running().members()[number].serving = None;
+    }
+
+    /// The name of a replica's pod in `openshift-image-registry`.
+    #[must_use]
+    pub fn pod_name(&self, number: usize) -> String {
+        workload::pod_name(number)
     }
 
     /// The storage that the replicas share.
@@ -182,11 +237,29 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if let Some(Running { registry, replicas, .. }) = self.registry.take() {
-            drop(replicas);
+        if let Some(Running { registry, members, .. }) = self.registry.take() {
+            drop(members);
             registry.stop();
         }
     }
+}
+
+impl Running {
+    fn members(&self) -> MutexGuard<'_, Vec<Member>> {
+        lock(&self.members)
+    }
+}
+
+/// The replicas that are served.
+fn endpoints(members: &[Member]) -> Vec<(usize, SocketAddr)> {
+    let served = members.iter().filter(|member| member.serving.is_some());
+    served.map(|member| (member.replica.number(), member.address)).collect()
+}
+
+/// Listens on a free port of the loopback address that is the pod IP of this replica.
+fn listen_as(replica: usize) -> TcpListener {
+    let last = u8::try_from(replica + 1).expect("at most 254 replicas");
+    TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).expect("listen on a loopback address")
 }
 
 /// Waits for a future on the sandbox's runtime. Unlike `block_on`, this is allowed inside another runtime.

@@ -43,6 +43,7 @@ mod sandbox;
 mod seed;
 pub mod serve;
 pub mod tls;
+mod workload;
 
 pub use cluster::{Cluster, ClusterConfig};
 pub use sandbox::{Config, Sandbox};
