@@ -9,11 +9,12 @@ use tokio::sync::watch;
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
 use crate::error::{Exit, Failure};
-use crate::execute::{self, Event, FailedObject, Outcome, Signal, Tools};
+use crate::execute::{self, Change, Event, FailedObject, Outcome, Signal, Tools};
 use crate::inventory::{self, Read, Scope};
 use crate::model::{Inventory, Target};
 use crate::plan::{self, Plan, Rules, Stage2, StreamVerdict};
 use crate::registry::{self, Registry, Settings};
+use crate::replicas::{CacheOutcome, CacheStep};
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
 use crate::report::{printable, text};
 use crate::ui::Ui;
@@ -359,9 +360,18 @@ async fn prune(
             Event::Spared(spared) => tracing::info!("{} stays: {}", spared.object, spared.reason),
         }
     };
+    let cache_step = match &registry {
+        Some(registry) if changes_registry(&plan) => {
+            let chosen = CacheStep::choose(&cluster, registry).await;
+            ui.message(&format!("Cache step: {}", chosen.describe()));
+            chosen
+        }
+        _ => CacheStep::Unneeded("nothing is deleted from the registry"),
+    };
     let tools = Tools {
         cluster: &cluster,
         registry: registry.as_ref(),
+        evictor: cache_step.evictor(),
         workers: options.num_workers.get(),
         stop,
         tell: &tell,
@@ -369,36 +379,41 @@ async fn prune(
     let document = matches!(options.output, OutputFormat::Json | OutputFormat::Yaml)
         .then(|| View { inventory: &inventory, plan: &plan }.body(&context));
     let outcome = execute::execute(tools, &plan, inventory).await;
-    let exit = exit_of(&outcome);
-    report_outcome(options, ui, &outcome);
+    let cache = cache_step.finish(|digest| repository_of(&outcome, digest)).await;
+    let exit = exit_of(&outcome, &cache);
+    report_outcome(options, ui, &outcome, &cache);
     if let Some(body) = document {
-        write_document(ui, options.output, &PruneResult::new(body, outcome));
+        write_document(ui, options.output, &PruneResult::new(body, outcome, cache));
     }
     exit
 }
 
-fn exit_of(outcome: &Outcome) -> Exit {
+/// A repository that lost its link to the blob in this run.
+fn repository_of(outcome: &Outcome, digest: &str) -> Option<String> {
+    outcome.changes.iter().find_map(|change| match change {
+        Change::LayerLink { repository, digest: gone } if gone == digest => Some(repository.clone()),
+        _ => None,
+    })
+}
+
+fn exit_of(outcome: &Outcome, cache: &CacheOutcome) -> Exit {
     match outcome.interrupted {
         Some("SIGTERM") => Exit::Terminated,
         Some(_) => Exit::Interrupted,
+        None if !cache.stale.is_empty() => Exit::CacheMayLie,
         None if outcome.failures.is_empty() => Exit::Done,
         None => Exit::Failures,
     }
 }
 
-fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome) {
+fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOutcome) {
     match options.output {
         OutputFormat::Text | OutputFormat::Wide => ui.result(|out| text::outcome(out, outcome)),
         OutputFormat::Name => ui.result(|out| text::changed_names(out, outcome)),
         OutputFormat::Json | OutputFormat::Yaml => {}
     }
     if outcome.deleted.blobs > 0 {
-        ui.warning(
-            "the registry's caches may still name the deleted blobs: for 10 minutes in each replica, and for ever in Redis if there is one",
-        );
-        ui.message(
-            "hint: pushes that re-use a deleted layer are broken until then; make the replicas forget: oc rollout restart deployment/image-registry -n openshift-image-registry",
-        );
+        report_cache(ui, cache);
     }
     if !outcome.spared.is_empty() {
         ui.message(&text::spared(&outcome.spared));
@@ -413,6 +428,28 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome) {
             ))
             .hint("run the same command again to prune the rest"),
         );
+    }
+}
+
+const RESTART: &str = "oc rollout restart deployment/image-registry -n openshift-image-registry";
+
+fn report_cache(ui: &Ui, cache: &CacheOutcome) {
+    if !cache.stale.is_empty() {
+        let mut message = format!("cache step: {}", cache.message);
+        for (pod, digests) in &cache.stale {
+            let _ = write!(message, "\n  {}: {} blob(s)", printable(pod), digests.len());
+        }
+        let failure = Failure { exit: Exit::CacheMayLie, message, hints: Vec::new() };
+        ui.failure(&failure.hint(format!("make the replicas forget: {RESTART}")));
+    } else if cache.step == "none" {
+        ui.warning(
+            "the registry's caches may still name the deleted blobs: for 10 minutes in each replica, and for ever in Redis if there is one",
+        );
+        ui.message(&format!(
+            "hint: pushes that re-use a deleted layer are broken until then; make the replicas forget: {RESTART}"
+        ));
+    } else {
+        ui.message(&format!("Cache step: done ({})", cache.message));
     }
 }
 

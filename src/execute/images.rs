@@ -120,6 +120,11 @@ impl Run<'_> {
         drop(permit);
         match result {
             Ok(_) => {
+                // At once: the later it is sent, the more likely it removes what an upload has brought back. What a
+                // replica does not confirm, the evictor remembers.
+                if let Some(evictor) = self.tools.evictor {
+                    evictor.evict(&digest).await;
+                }
                 self.ledger.changed(Change::Blob { digest, bytes });
                 true
             }

@@ -21,6 +21,7 @@ use crate::inventory;
 use crate::model::{Id, Inventory};
 use crate::plan::{ImageDecision, ImageVerdict, Plan, Stage2, decide_images, missing_images};
 use crate::registry::Registry;
+use crate::replicas::Evictor;
 use outcome::Ledger;
 
 /// A signal that ends the run.
@@ -38,6 +39,8 @@ pub struct Tools<'a> {
     pub cluster: &'a Cluster,
     /// The registry; absent with `--prune-registry=false`.
     pub registry: Option<&'a Registry>,
+    /// Makes the registry's replicas forget each blob as it goes, where they can be reached.
+    pub evictor: Option<&'a Evictor>,
     /// How many requests are on their way at once.
     pub workers: usize,
     /// Becomes something when the run is to end: what is in flight is finished, nothing new is started.

@@ -11,6 +11,7 @@ use crate::plan::{
     Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove,
     ItemVerdict, Keep, Plan, Stage2, StreamVerdict, Use, UsedBy,
 };
+use crate::replicas::CacheOutcome;
 
 /// The `apiVersion` of both documents.
 pub const API_VERSION: &str = "prune-images/v1alpha1";
@@ -41,6 +42,8 @@ pub struct PruneResult {
     pub body: PlanBody,
     /// What was done.
     pub result: Outcome,
+    /// What was done about the registry's caches.
+    pub cache: CacheOutcome,
 }
 
 /// What both documents have.
@@ -529,7 +532,7 @@ impl PrunePlan {
 impl PruneResult {
     /// The document of a confirmed run.
     #[must_use]
-    pub fn new(body: PlanBody, result: Outcome) -> Self {
-        Self { api_version: API_VERSION, kind: "PruneResult", body, result }
+    pub fn new(body: PlanBody, result: Outcome, cache: CacheOutcome) -> Self {
+        Self { api_version: API_VERSION, kind: "PruneResult", body, result, cache }
     }
 }

@@ -1,6 +1,6 @@
 //! What the tests that run the plugin share: the plugin as a process, a sandbox with API server and registry, objects.
 
-#![allow(dead_code, reason = "each test uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test uses a part")]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
