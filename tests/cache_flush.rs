@@ -495,7 +495,8 @@ fn a_replica_leads_to_its_master() {
     }
     let master = start(&[]);
     seed(&master, 0..3);
-    let replica = start(&[&format!("replicaof 127.0.0.1 {}", master.port)]);
+    let blind = "user blind on >blind-pw ~* +ping +unlink +del +srem";
+    let replica = start(&[&format!("replicaof 127.0.0.1 {}", master.port), blind]);
     replica.wait_for("INFO replication", "master_link_status:up");
     let before = master.dump();
     let ran = flush(&replica.url()).file("list", list(0..1)).arg("--digests-from=list").run().exits(0);
@@ -503,6 +504,37 @@ fn a_replica_leads_to_its_master() {
         .prints("evicted 3 key(s) and 2 set member(s)")
         .says(&format!("its master 127.0.0.1:{} is used", master.port));
     assert_forgotten(&before, &master.dump(), &[digest(0)]);
+    // A user who may not ask for the master learns it from the first change.
+    let url = format!("redis://blind@127.0.0.1:{}", replica.port);
+    let blind =
+        flush(&url).file("pw", "blind-pw").args(["--redis-password-file=pw", "--redis-timeout=300ms"]);
+    let ran = blind.file("list", list(1..2)).arg("--digests-from=list").run().exits(4);
+    let _ = ran.says("it is a read-only replica (READONLY").says("redis-sentinel://");
+}
+
+#[test]
+fn a_slot_on_its_way_to_another_master_is_followed() {
+    if !is_installed() {
+        return;
+    }
+    let nodes = cluster();
+    seed_cluster(&nodes, 0..4);
+    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port);
+    for (n, args) in [(0, "--digests-from=list"), (1, "--all")] {
+        let key = format!("blobs::{}", digest(n));
+        let slot = nodes[0].text(&format!("CLUSTER KEYSLOT {key}")).trim_start_matches(':').to_owned();
+        let has_slot = |node: &&Server| !node.text(&format!("EXISTS {key}")).starts_with("-MOVED");
+        let source = nodes.iter().find(has_slot).unwrap();
+        let target = nodes.iter().find(|node| node.port != source.port).unwrap();
+        let id = |node: &Server| node.text("CLUSTER MYID");
+        assert_eq!(target.text(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(source))), "+OK");
+        assert_eq!(source.text(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(target))), "+OK");
+        assert_eq!(source.text(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port)), "+OK");
+        let count = format!("CLUSTER COUNTKEYSINSLOT {slot}");
+        assert_eq!(target.text(&count), ":1");
+        let _ = flush(&url).file("list", list(n..n + 1)).arg(args).run().exits(0);
+        assert_eq!(target.text(&count), ":0", "{args}");
+    }
 }
 
 #[test]

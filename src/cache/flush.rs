@@ -2,17 +2,21 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::input::{self, InputError};
 use super::keys::{Doomed, Layout};
-use super::redis::{Evicted, Redis, Selection};
+use super::redis::{Event, Evicted, Redis, Selection};
 use super::{Access, RedisFailure};
 use crate::cause::io_text;
 use crate::error::{Exit, Failure};
 use crate::execute::Signal;
 use crate::text::sanitize;
 use crate::ui::Ui;
+
+/// How often a scan says how far it is, where somebody watches.
+const PROGRESS: Duration = Duration::from_secs(2);
 
 /// What to evict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +91,19 @@ async fn evict(
     done: &mut Evicted,
 ) -> Result<(), RedisFailure> {
     let tell = {
-        let ui = ui.clone();
-        Arc::new(move |text: &str| ui.warning(text))
+        let (ui, last) = (ui.clone(), Mutex::new(Instant::now()));
+        Arc::new(move |event: &Event| match event {
+            Event::Followed { replica, master } => {
+                ui.warning(&format!("{replica} is a read-only replica: its master {master} is used"));
+            }
+            Event::Scanned(done) => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if ui.is_watched() && last.elapsed() >= PROGRESS {
+                    *last = Instant::now();
+                    ui.message(&format!("{} key(s) looked at, {} evicted", done.scanned, done.keys));
+                }
+            }
+        })
     };
     let layout = Layout::new(options.key_prefix.as_str());
     let mut redis = Redis::connect(options.access.clone(), options.dry_run, tell).await?;

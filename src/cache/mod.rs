@@ -14,4 +14,4 @@ pub use address::{Access, AddressError, Certificates, Protocol, RedisAddress, To
 pub use input::{InputError, digests, result_document};
 pub use keys::{Doomed, Entry, Eviction, Layout, is_digest, is_repository};
 pub use problem::{Problem, RedisFailure};
-pub use redis::{Evicted, Redis, Selection, Tell};
+pub use redis::{Event, Evicted, Redis, Selection, Tell};

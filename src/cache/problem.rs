@@ -105,7 +105,7 @@ impl RedisFailure {
             ),
             Problem::NoPassword => "give the password in a file: --redis-password-file=FILE".to_owned(),
             Problem::NotAllowed => format!(
-                "let the user do what an eviction needs: ACL SETUSER {user} +unlink +del +srem +exists +sismember +scan +role ~blobs::* ~repository::*"
+                "let the user do what an eviction needs: ACL SETUSER {user} ~blobs::* ~repository::* +ping +unlink +del +srem +exists +sismember +scan +role +select +cluster|slots"
             ),
             Problem::ReadOnly => "name the master in --redis-url, or the Sentinels that know it: redis-sentinel://HOST,HOST/MASTER".to_owned(),
             Problem::Loading => "wait until Redis has read its data (redis-cli INFO persistence: loading:0), or give it longer: --redis-timeout=10m".to_owned(),

@@ -63,8 +63,22 @@ pub enum Selection<'a> {
     RepositoriesOf(&'a Doomed),
 }
 
+/// What happens on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A server is a replica: what it names is used instead.
+    Followed {
+        /// The replica.
+        replica: String,
+        /// Its master.
+        master: String,
+    },
+    /// A scan goes on; so much is done.
+    Scanned(Evicted),
+}
+
 /// Tells what happens on the way.
-pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
+pub type Tell = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// A server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -311,6 +325,7 @@ impl Redis {
                 }
             }
             self.evict(&evictions, done).await?;
+            (self.tell)(&Event::Scanned(*done));
             if node.is_none() && self.node != server {
                 // Another master: its cursors are others, too.
                 server.clone_from(&self.node);
@@ -451,7 +466,7 @@ async fn follow(
         match master_of(&connection).await {
             None => return Ok((Connection::Single(connection), Some(node))),
             Some(master) => {
-                tell(&format!("{node} is a read-only replica: its master {master} is used"));
+                tell(&Event::Followed { replica: node.to_string(), master: master.to_string() });
                 node = master;
             }
         }
