@@ -2,9 +2,11 @@
 //!
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
+//! `cache` makes the registry's caches forget what was deleted.
 //! `run` walks through them; `ui` is the only room that knows a terminal.
 //! `cause` and `text` serve them all: why a connection failed, and text from outside made safe to print.
 
+pub mod cache;
 mod cause;
 pub mod cli;
 pub mod cluster;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::cache::flush::{self, FlushOptions};
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
 use crate::error::{Exit, Failure};
@@ -32,6 +33,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
             ui.result(|out| write!(out, "{text}"));
             return Ok(Exit::Done);
         }
+        Invocation::CacheFlush(options) => return flush_cache(&options, ui),
         Invocation::Prune(options) => options,
     };
     start_log(options.verbosity);
@@ -55,6 +57,25 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         }
     });
     // A name look-up that hangs in a worker thread must not keep the process.
+    runtime.shutdown_background();
+    exit
+}
+
+fn flush_cache(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start_log(options.verbosity);
+    cluster::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::nothing_changed(format!("start the runtime: {error}")))?;
+    let exit = runtime.block_on(async {
+        let mut stop = listen_to_signals(ui.clone());
+        // An eviction may be done twice: it is ended wherever it is, and the next run does the rest.
+        tokio::select! {
+            signal = first_signal(&mut stop) => Err(flush::interrupted(options, signal)),
+            flushed = flush::flush(options, ui) => flushed,
+        }
+    });
     runtime.shutdown_background();
     exit
 }

@@ -194,6 +194,9 @@ pub(super) struct Args {
 }
 
 const AFTER: &str = "\
+Commands:
+  {program} cache flush               Remove deleted blobs from the registry's Redis
+
 Examples:
   {program}                           What would go
   {program} --confirm                 Delete it

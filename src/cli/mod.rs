@@ -1,6 +1,7 @@
 //! The command line: flags as typed become validated [`Options`]. No other room sees the command line library.
 
 mod args;
+mod cache;
 pub mod duration;
 mod options;
 mod parse;

@@ -11,10 +11,11 @@ use clap::{
 
 use super::{
     args::{Args, SUMMARY},
+    cache,
     options::Options,
     validate,
 };
-use crate::{error::Failure, text::sanitize};
+use crate::{cache::flush::FlushOptions, error::Failure, text::sanitize};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub enum Invocation {
     Print(String),
     /// Plan a prune, and carry it out if [`Options::confirm`] says so.
     Prune(Box<Options>),
+    /// Make the registry's Redis forget what was deleted.
+    CacheFlush(Box<FlushOptions>),
 }
 
 /// Reads the arguments, the program's own name first.
@@ -40,6 +43,12 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Fai
 }
 
 fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure> {
+    // The only word that is no flag: everything else is the reference's command line, which takes none.
+    if let [_, word, rest @ ..] = words.as_slice()
+        && word == "cache"
+    {
+        return cache::invocation(rest, program);
+    }
     let last = words.last().cloned().unwrap_or_default();
     let mut command = command(program);
     let args = command
@@ -60,16 +69,19 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
 }
 
 fn command(program: &str) -> clap::Command {
-    Args::command()
+    like_pflag(Args::command())
         .bin_name(program)
         .override_usage(format!("{program} [flags]"))
         .max_term_width(100)
-        // pflag takes the next word as the value whatever it looks like: `--keep-tag-revisions -1`.
-        .mut_args(|arg| {
-            let takes_next_word =
-                !arg.is_positional() && !arg.is_require_equals_set() && arg.get_action().takes_values();
-            if takes_next_word { arg.allow_hyphen_values(true) } else { arg }
-        })
+}
+
+/// pflag takes the next word as the value whatever it looks like: `--keep-tag-revisions -1`.
+pub(super) fn like_pflag(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| {
+        let takes_next_word =
+            !arg.is_positional() && !arg.is_require_equals_set() && arg.get_action().takes_values();
+        if takes_next_word { arg.allow_hyphen_values(true) } else { arg }
+    })
 }
 
 /// How the user calls the program: `kubectl` finds `kubectl-prune_images`, `oc` finds that or `oc-prune_images`.
@@ -79,7 +91,7 @@ fn program(path: &Path) -> String {
     format!("{caller} prune-images")
 }
 
-fn usage(error: &clap::Error, last_word: &str) -> Failure {
+pub(super) fn usage(error: &clap::Error, last_word: &str) -> Failure {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.as_str(),
         Some(ContextValue::Strings(texts)) => texts.first().map_or("", String::as_str),

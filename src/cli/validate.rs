@@ -122,7 +122,7 @@ fn num_workers(word: Option<&str>) -> Result<NonZeroUsize, Failure> {
     Ok(usize::try_from(number).ok().and_then(NonZeroUsize::new).unwrap_or(NUM_WORKERS))
 }
 
-fn verbosity(word: Option<&str>) -> Result<u8, Failure> {
+pub(super) fn verbosity(word: Option<&str>) -> Result<u8, Failure> {
     let number = word.map_or(Ok(0), |word| integer("-v, --v", word))?;
     Ok(u8::try_from(number.clamp(0, 10)).unwrap_or_default())
 }
@@ -256,7 +256,7 @@ fn boolean(flag: &'static str, word: Option<&str>) -> Result<Option<bool>, Failu
     word.map(|word| values::boolean(word).map_err(|error| invalid(flag, word, error))).transpose()
 }
 
-fn switch(flag: &'static str, word: Option<&str>) -> Result<bool, Failure> {
+pub(super) fn switch(flag: &'static str, word: Option<&str>) -> Result<bool, Failure> {
     Ok(boolean(flag, word)?.unwrap_or_default())
 }
 
@@ -282,7 +282,7 @@ fn bad_duration(flag: &'static str, word: &str, error: &DurationError) -> Failur
     }
 }
 
-fn invalid(flag: &'static str, word: &str, cause: impl std::fmt::Display) -> Failure {
+pub(super) fn invalid(flag: &'static str, word: &str, cause: impl std::fmt::Display) -> Failure {
     Failure::usage(format!("invalid argument {} for \"{flag}\" flag: {cause}", quote(word)))
 }
 
@@ -290,10 +290,10 @@ fn not_negative(flag: &'static str) -> Failure {
     Failure::usage(format!("{flag} must be greater than or equal to 0"))
 }
 
-fn nonempty(text: Option<String>) -> Option<String> {
+pub(super) fn nonempty(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
-fn nonempty_path(path: Option<PathBuf>) -> Option<PathBuf> {
+pub(super) fn nonempty_path(path: Option<PathBuf>) -> Option<PathBuf> {
     path.filter(|path| !path.as_os_str().is_empty())
 }

@@ -1,0 +1,203 @@
+//! The subcommand `cache flush`: reads what was deleted and makes Redis forget it. Needs no cluster.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::input::{self, InputError};
+use super::keys::{Doomed, Layout};
+use super::redis::{Event, Evicted, Redis, Selection};
+use super::{Access, RedisFailure};
+use crate::cause::io_text;
+use crate::error::{Exit, Failure};
+use crate::execute::Signal;
+use crate::text::sanitize;
+use crate::ui::Ui;
+
+/// How often a scan says how far it is, where somebody watches.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// What to evict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// `--digests-from`: a list; `-` is the standard input.
+    Digests(PathBuf),
+    /// `--from`: the document of a confirmed prune.
+    Result(PathBuf),
+    /// `--all`: every key of the cache.
+    All,
+}
+
+/// Everything that `cache flush` was asked for.
+#[derive(Debug, Clone)]
+pub struct FlushOptions {
+    /// Which Redis, and who to be there.
+    pub access: Access,
+    /// What to evict.
+    pub source: Source,
+    /// `--scan-repositories`: find the repositories of the blobs in Redis itself.
+    pub scan_repositories: bool,
+    /// `--dry-run`: only count.
+    pub dry_run: bool,
+    /// `--key-prefix`.
+    pub key_prefix: String,
+    /// `-v`.
+    pub verbosity: u8,
+    /// The command to repeat all this, without a password.
+    pub repeat: String,
+}
+
+/// Flushes, and tells what was evicted.
+///
+/// # Errors
+/// Exit code 1 if the input cannot be read, or a dry run failed; 4 if the cache may still name what was deleted.
+pub async fn flush(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    let source = options.source.clone();
+    // The standard input may be a terminal: a signal must not wait for what somebody types.
+    let doomed = tokio::task::spawn_blocking(move || load(&source))
+        .await
+        .map_err(|error| Failure::nothing_changed(format!("read the input: {error}")))??;
+    let mut done = Evicted::default();
+    if doomed.as_ref().is_some_and(Doomed::is_empty) {
+        tell_result(options, ui, done);
+        return Ok(Exit::Done);
+    }
+    if let Err(failure) = evict(options, doomed.as_ref(), ui, &mut done).await {
+        if done != Evicted::default() {
+            tell_result(options, ui, done);
+        }
+        return Err(failed(options, &failure));
+    }
+    tell_result(options, ui, done);
+    if let Some(doomed) = &doomed {
+        tell_unknown_repositories(options, ui, doomed);
+    }
+    if !options.dry_run {
+        ui.warning(
+            "each replica of the integrated registry has a digest cache of its own, which still names what was deleted for up to 10 minutes",
+        );
+        ui.message(
+            "hint: pushes that re-use a deleted layer are broken until then; make the replicas forget: oc rollout restart deployment/image-registry -n openshift-image-registry",
+        );
+    }
+    Ok(Exit::Done)
+}
+
+async fn evict(
+    options: &FlushOptions,
+    doomed: Option<&Doomed>,
+    ui: &Arc<Ui>,
+    done: &mut Evicted,
+) -> Result<(), RedisFailure> {
+    let tell = {
+        let (ui, last) = (ui.clone(), Mutex::new(Instant::now()));
+        Arc::new(move |event: &Event| match event {
+            Event::Followed { replica, master } => {
+                ui.warning(&format!("{replica} is a read-only replica: its master {master} is used"));
+            }
+            Event::Scanned(done) => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if ui.is_watched() && last.elapsed() >= PROGRESS {
+                    *last = Instant::now();
+                    ui.message(&format!("{} key(s) looked at, {} evicted", done.scanned, done.keys));
+                }
+            }
+        })
+    };
+    let layout = Layout::new(options.key_prefix.as_str());
+    let mut redis = Redis::connect(options.access.clone(), options.dry_run, tell).await?;
+    let Some(doomed) = doomed else { return redis.scan(&layout, Selection::All, done).await };
+    redis.evict(&layout.evictions(doomed), done).await?;
+    if options.scan_repositories {
+        redis.scan(&layout, Selection::RepositoriesOf(doomed), done).await?;
+    }
+    Ok(())
+}
+
+/// What was deleted; `None` stands for everything.
+fn load(source: &Source) -> Result<Option<Doomed>, Failure> {
+    match source {
+        Source::All => Ok(None),
+        Source::Digests(path) => read(path, "digests", input::digests).map(Some),
+        Source::Result(path) => read(path, "the result", input::result_document).map(Some),
+    }
+}
+
+fn read(
+    path: &Path,
+    what: &str,
+    parse: impl FnOnce(&str) -> Result<Doomed, InputError>,
+) -> Result<Doomed, Failure> {
+    let from_stdin = path == Path::new("-");
+    let name = if from_stdin { "the standard input".to_owned() } else { sanitize(&path.to_string_lossy()) };
+    let failed = |cause: &str| Failure::nothing_changed(format!("read {what} from {name}: {cause}"));
+    let text = if from_stdin {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(path)
+    };
+    let text = text.map_err(|error| failed(&io_text(&error)))?;
+    parse(&text).map_err(|error| {
+        let failure = failed(&error.to_string());
+        match error {
+            InputError::NoDigest { .. } | InputError::NoRepository { .. } => {
+                failure.hint("the form of a line is [NAMESPACE/NAME@]sha256:HEX; blank lines and those with # in front are skipped")
+            }
+            InputError::NoDocument(_) | InputError::OtherKind(_) => {
+                failure.hint("write one with: oc prune-images --confirm -o json > result.json")
+            }
+        }
+    })
+}
+
+fn tell_result(options: &FlushOptions, ui: &Ui, done: Evicted) {
+    let Evicted { keys, members, scanned } = done;
+    let verb = if options.dry_run { "would evict" } else { "evicted" };
+    let scanned = if scanned == 0 { String::new() } else { format!(", {scanned} key(s) looked at") };
+    ui.result(|out| {
+        writeln!(
+            out,
+            "Summary: {verb} {keys} key(s) and {members} set member(s) of {}{scanned}",
+            options.access.address
+        )
+    });
+}
+
+/// A digest alone does not say which repositories had the blob.
+fn tell_unknown_repositories(options: &FlushOptions, ui: &Ui, doomed: &Doomed) {
+    let unknown = doomed.without_repository();
+    if unknown == 0 || options.scan_repositories {
+        return;
+    }
+    ui.warning(&format!(
+        "{unknown} blob(s) came without a repository: only blobs::<digest> is evicted, what Redis holds about them in repositories stays"
+    ));
+    ui.message(&format!(
+        "hint: it makes a deleted blob answerable again once its digest is cached anew; find it by a scan: {} --scan-repositories",
+        options.repeat
+    ));
+}
+
+fn failed(options: &FlushOptions, failure: &RedisFailure) -> Failure {
+    let exit = if options.dry_run { Exit::NothingChanged } else { Exit::CacheMayLie };
+    let hints = failure.hints(&options.access.address);
+    let mut told = Failure { exit, message: failure.to_string(), hints };
+    if !options.dry_run {
+        told = told
+            .hint(format!("the cache may still name what was deleted; then repeat it: {}", options.repeat));
+    }
+    told
+}
+
+/// The failure of a run that a signal has ended.
+#[must_use]
+pub fn interrupted(options: &FlushOptions, signal: Signal) -> Failure {
+    let (exit, name) = match signal {
+        Signal::Interrupt => (Exit::Interrupted, "SIGINT"),
+        Signal::Terminate => (Exit::Terminated, "SIGTERM"),
+    };
+    let message = format!("flush the cache: ended early by {name}");
+    Failure { exit, message, hints: vec![format!("repeat it, twice does no harm: {}", options.repeat)] }
+}

@@ -1,0 +1,330 @@
+//! The keys of distribution's Redis cache (`facts.md` 3), and which of them name what was deleted. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many members one command removes from a set.
+const MEMBERS: usize = 500;
+
+/// The longest repository name, in bytes (distribution's grammar).
+const LONGEST_REPOSITORY: usize = 255;
+
+/// What was deleted from a registry, as far as its cache is concerned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Doomed {
+    blobs: BTreeSet<String>,
+    links: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Doomed {
+    /// Adds a blob that is gone. The repositories that had it are added with [`Doomed::link`].
+    pub fn blob(&mut self, digest: &str) {
+        self.blobs.insert(digest.to_owned());
+    }
+
+    /// Adds a link that is gone from a repository; the blob itself may stay.
+    pub fn link(&mut self, repository: &str, digest: &str) {
+        self.links.entry(repository.to_owned()).or_default().insert(digest.to_owned());
+    }
+
+    /// Whether nothing was deleted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.blobs.is_empty() && self.links.is_empty()
+    }
+
+    /// How many blobs are gone.
+    #[must_use]
+    pub fn blobs(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// Whether this blob is gone.
+    #[must_use]
+    pub fn has_blob(&self, digest: &str) -> bool {
+        self.blobs.contains(digest)
+    }
+
+    /// How many blobs are gone of which no repository is known.
+    #[must_use]
+    pub fn without_repository(&self) -> usize {
+        let linked: BTreeSet<_> = self.links.values().flatten().collect();
+        self.blobs.iter().filter(|digest| !linked.contains(digest)).count()
+    }
+}
+
+/// One command's worth of removal. Doing it twice does no harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Eviction {
+    /// The whole key goes.
+    Key(String),
+    /// Members leave a set, which may hold others.
+    Members {
+        /// The set's key.
+        set: String,
+        /// At most a few hundred digests.
+        digests: Vec<String>,
+    },
+}
+
+/// A key of the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// `blobs::<digest>`: the descriptor of a blob.
+    Blob(&'a str),
+    /// `repository::<name>::blobs`: the digests known in a repository.
+    Members(&'a str),
+    /// `repository::<name>::blobs::<digest>`: a blob's media type in a repository.
+    Link {
+        /// The repository.
+        repository: &'a str,
+        /// The blob.
+        digest: &'a str,
+    },
+}
+
+/// How the keys are spelled: distribution's layout, behind a prefix that is empty unless a proxy adds one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layout {
+    prefix: String,
+}
+
+impl Layout {
+    /// The layout with this in front of every key.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    /// What to remove, descriptors first: without them an answer comes from the storage, whatever else is left.
+    #[must_use]
+    pub fn evictions(&self, doomed: &Doomed) -> Vec<Eviction> {
+        let mut evictions: Vec<_> =
+            doomed.blobs.iter().map(|digest| Eviction::Key(self.key(Entry::Blob(digest)))).collect();
+        for (repository, digests) in &doomed.links {
+            evictions.extend(self.members(repository, digests));
+            evictions.extend(
+                digests.iter().map(|digest| Eviction::Key(self.key(Entry::Link { repository, digest }))),
+            );
+        }
+        evictions
+    }
+
+    /// What to remove because of a key that a scan has found, where any repository may have had the blobs.
+    #[must_use]
+    pub fn evictions_of_found(&self, entry: Entry<'_>, doomed: &Doomed) -> Vec<Eviction> {
+        match entry {
+            Entry::Members(repository) => self.members(repository, &doomed.blobs),
+            Entry::Link { digest, .. } if doomed.has_blob(digest) => vec![Eviction::Key(self.key(entry))],
+            Entry::Link { .. } | Entry::Blob(_) => Vec::new(),
+        }
+    }
+
+    fn members(&self, repository: &str, digests: &BTreeSet<String>) -> Vec<Eviction> {
+        let digests: Vec<_> = digests.iter().cloned().collect();
+        let set = self.key(Entry::Members(repository));
+        digests
+            .chunks(MEMBERS)
+            .map(|chunk| Eviction::Members { set: set.clone(), digests: chunk.to_vec() })
+            .collect()
+    }
+
+    /// The key of an entry.
+    #[must_use]
+    pub fn key(&self, entry: Entry<'_>) -> String {
+        let Self { prefix } = self;
+        match entry {
+            Entry::Blob(digest) => format!("{prefix}blobs::{digest}"),
+            Entry::Members(repository) => format!("{prefix}repository::{repository}::blobs"),
+            Entry::Link { repository, digest } => {
+                format!("{prefix}repository::{repository}::blobs::{digest}")
+            }
+        }
+    }
+
+    /// The pattern that finds every key of the layout, and others: [`Layout::entry`] tells them apart.
+    #[must_use]
+    pub fn pattern(&self) -> String {
+        let mut pattern = String::with_capacity(self.prefix.len() + 10);
+        for c in self.prefix.chars() {
+            if matches!(c, '*' | '?' | '[' | ']' | '^' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(c);
+        }
+        pattern.push_str("*blobs*");
+        pattern
+    }
+
+    /// What a key is; `None` for one that is not of this layout and must not be touched.
+    #[must_use]
+    pub fn entry<'a>(&self, key: &'a str) -> Option<Entry<'a>> {
+        let key = key.strip_prefix(self.prefix.as_str())?;
+        if let Some(digest) = key.strip_prefix("blobs::") {
+            return is_digest(digest).then_some(Entry::Blob(digest));
+        }
+        let (repository, rest) = key.strip_prefix("repository::")?.split_once("::blobs")?;
+        if !is_repository(repository) {
+            return None;
+        }
+        match rest.strip_prefix("::") {
+            None => rest.is_empty().then_some(Entry::Members(repository)),
+            Some(digest) => is_digest(digest).then_some(Entry::Link { repository, digest }),
+        }
+    }
+}
+
+/// Whether it is a digest that a registry caches: `sha256`, `sha384` or `sha512` with all its lower case hex digits.
+#[must_use]
+pub fn is_digest(text: &str) -> bool {
+    let Some((algorithm, hex)) = text.split_once(':') else { return false };
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ => return false,
+    };
+    hex.len() == length && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether it is a repository's name by distribution's grammar, without a host.
+#[must_use]
+pub fn is_repository(name: &str) -> bool {
+    let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_component = |component: &str| {
+        component.starts_with(is_alphanumeric)
+            && component.ends_with(is_alphanumeric)
+            && component.split(is_alphanumeric).all(|separator| {
+                matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|byte| byte == b'-')
+            })
+    };
+    name.len() <= LONGEST_REPOSITORY && name.split('/').all(is_component)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(c: char) -> String {
+        format!("sha256:{}", c.to_string().repeat(64))
+    }
+
+    fn key(text: impl Into<String>) -> Eviction {
+        Eviction::Key(text.into())
+    }
+
+    #[test]
+    fn a_blob_goes_with_the_entries_of_every_repository_that_had_it_and_a_link_with_its_own_two() {
+        let (a, b) = (digest('a'), digest('b'));
+        let mut doomed = Doomed::default();
+        doomed.blob(&a);
+        doomed.link("shop/web", &a);
+        doomed.link("shop/api", &a);
+        doomed.link("shop/web", &b);
+        let members = |repository: &str, digests: &[&String]| Eviction::Members {
+            set: format!("p:repository::{repository}::blobs"),
+            digests: digests.iter().map(|&digest| digest.clone()).collect(),
+        };
+        assert_eq!(
+            Layout::new("p:").evictions(&doomed),
+            [
+                key(format!("p:blobs::{a}")),
+                members("shop/api", &[&a]),
+                key(format!("p:repository::shop/api::blobs::{a}")),
+                members("shop/web", &[&a, &b]),
+                key(format!("p:repository::shop/web::blobs::{a}")),
+                key(format!("p:repository::shop/web::blobs::{b}")),
+            ]
+        );
+        assert_eq!((doomed.blobs(), doomed.without_repository()), (1, 0));
+    }
+
+    #[test]
+    fn long_lists_of_members_are_cut() {
+        let mut doomed = Doomed::default();
+        for n in 0..1100 {
+            doomed.link("a/b", &format!("sha256:{n:064x}"));
+        }
+        let sizes: Vec<_> = Layout::default()
+            .evictions(&doomed)
+            .iter()
+            .filter_map(|eviction| match eviction {
+                Eviction::Members { digests, .. } => Some(digests.len()),
+                Eviction::Key(_) => None,
+            })
+            .collect();
+        assert_eq!(sizes, [500, 500, 100]);
+    }
+
+    #[test]
+    fn a_scan_finds_the_repositories_of_doomed_blobs_and_touches_nothing_else() {
+        let (a, b) = (digest('a'), digest('b'));
+        let mut doomed = Doomed::default();
+        doomed.blob(&a);
+        let layout = Layout::default();
+        let found = |entry| layout.evictions_of_found(entry, &doomed);
+        assert_eq!(
+            found(Entry::Members("a/b")),
+            [Eviction::Members { set: "repository::a/b::blobs".into(), digests: vec![a.clone()] }]
+        );
+        let link = Entry::Link { repository: "a/b", digest: &a };
+        assert_eq!(found(link), [key(format!("repository::a/b::blobs::{a}"))]);
+        assert!(found(Entry::Link { repository: "a/b", digest: &b }).is_empty());
+        assert!(found(Entry::Blob(&a)).is_empty());
+    }
+
+    #[test]
+    fn every_key_of_the_layout_is_recognised_and_no_other() {
+        let a = digest('a');
+        for prefix in ["", "registry:", "a*b"] {
+            let layout = Layout::new(prefix);
+            for entry in [
+                Entry::Blob(&a),
+                Entry::Members("shop/web"),
+                Entry::Members("library"),
+                Entry::Link { repository: "shop/web", digest: &a },
+            ] {
+                let key = layout.key(entry);
+                assert_eq!(layout.entry(&key), Some(entry), "{key}");
+                assert_eq!(Layout::new("other:").entry(&key), None, "{key}");
+            }
+        }
+        for foreign in [
+            "blobs::photos".to_owned(),
+            "blobs::".to_owned(),
+            format!("blobs:{a}"),
+            format!("blobs::{}", a.to_uppercase()),
+            format!("blobs::{a}::x"),
+            format!("myblobs::{a}"),
+            format!("Repository::a/b::blobs::{a}"),
+            "repository::a/b::blobsize".to_owned(),
+            "repository::a/b::blobs::".to_owned(),
+            "repository::A B::blobs".to_owned(),
+            "repository::::blobs".to_owned(),
+            "repository::a/b".to_owned(),
+            format!("registry:db:{{repository:a:{}}}", "0".repeat(64)),
+        ] {
+            assert_eq!(Layout::default().entry(&foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn the_pattern_takes_the_prefix_literally() {
+        assert_eq!(Layout::default().pattern(), "*blobs*");
+        assert_eq!(Layout::new("a*[b]?\\c:").pattern(), "a\\*\\[b\\]\\?\\\\c:*blobs*");
+    }
+
+    #[test]
+    fn digests_and_repositories_are_those_of_distribution() {
+        assert!(is_digest(&digest('0')) && is_digest(&format!("sha512:{}", "f".repeat(128))));
+        for text in
+            ["", "sha256:", "sha256:abc", &digest('A'), &digest('g'), &format!("md5:{}", "0".repeat(32))]
+        {
+            assert!(!is_digest(text), "{text}");
+        }
+        for name in ["web", "shop/web", "a.b/c_d/e__f/g--h"] {
+            assert!(is_repository(name), "{name}");
+        }
+        for name in ["", "/", "a/", "A/b", "a b", "a..b", "host:5000/a", "../a", &"a".repeat(256)] {
+            assert!(!is_repository(name), "{name}");
+        }
+    }
+}

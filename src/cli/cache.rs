@@ -1,0 +1,529 @@
+//! The subcommands of `cache`: their flags as typed, and what becomes of them.
+
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use secrecy::SecretString;
+
+use super::{
+    duration,
+    parse::{Invocation, like_pflag, usage},
+    validate::{self, invalid, nonempty, nonempty_path, switch},
+};
+use crate::{
+    cache::{
+        Access, AddressError, Certificates, RedisAddress, Topology,
+        flush::{FlushOptions, Source},
+    },
+    cause::io_text,
+    error::Failure,
+    text::sanitize,
+};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+const REDIS: &str = "Redis";
+
+/// What `cache` prints when no subcommand follows.
+const COMMANDS: &str = "\
+Make the registry's caches forget what was deleted
+
+Usage: {program} cache COMMAND [flags]
+
+Commands:
+  flush   Remove deleted blobs from the registry's Redis
+
+See '{program} cache COMMAND --help' for the flags.
+";
+
+/// Remove deleted blobs from the registry's Redis
+///
+/// A registry with a Redis cache goes on answering for blobs whose data is gone: pushes that re-use them are broken.
+/// This removes the keys of deleted blobs, and no others. It needs no cluster: it works for any registry that is
+/// built on distribution, Harbor's and GitLab's included.
+#[derive(Parser)]
+#[command(
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    next_help_heading = "Flags",
+    after_long_help = AFTER
+)]
+struct FlushArgs {
+    /// The digests to forget, one per line; - for the standard input
+    ///
+    /// A line is sha256:HEX or NAMESPACE/NAME@sha256:HEX. Blank lines and those that begin with # are skipped.
+    #[arg(long, value_name = "FILE")]
+    digests_from: Option<PathBuf>,
+
+    /// What a prune has deleted: its output with -o json or -o yaml
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+
+    /// Every key of the cache, found by a scan
+    ///
+    /// Other keys are not touched. The registry fills the cache again as it is asked.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    all: Option<String>,
+
+    /// Find the repositories of the digests by a scan
+    ///
+    /// For digests without a repository, whose entries in repositories cannot be computed.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    scan_repositories: Option<String>,
+
+    /// Only count what would be removed
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    dry_run: Option<String>,
+
+    /// What stands in front of every key
+    #[arg(long, value_name = "TEXT")]
+    key_prefix: Option<String>,
+
+    /// The address, as redis://[USER@]HOST[:PORT][/DATABASE]
+    #[arg(long, value_name = "URL", help_heading = REDIS, long_help = REDIS_URL)]
+    redis_url: Option<String>,
+
+    /// The file that holds the password
+    #[arg(long, value_name = "FILE", help_heading = REDIS)]
+    redis_password_file: Option<PathBuf>,
+
+    /// The CA that signed the server's certificate
+    ///
+    /// Trusted instead of the system's authorities.
+    #[arg(long, value_name = "FILE", help_heading = REDIS)]
+    redis_ca: Option<PathBuf>,
+
+    /// The client certificate, a PEM file
+    #[arg(long, value_name = "FILE", help_heading = REDIS)]
+    redis_client_certificate: Option<PathBuf>,
+
+    /// The key of the client certificate, a PEM file
+    #[arg(long, value_name = "FILE", help_heading = REDIS)]
+    redis_client_key: Option<PathBuf>,
+
+    /// How long to go on without an answer or any progress
+    ///
+    /// A lost connection, a server that is loading and a failover are waited for. Default: 30s.
+    #[arg(long, value_name = "DURATION", help_heading = REDIS)]
+    redis_timeout: Option<String>,
+
+    /// How much to log on stderr, 0 to 10
+    #[arg(long = "v", short = 'v', value_name = "N")]
+    verbosity: Option<String>,
+
+    /// Print this text
+    #[arg(long = "help", short = 'h', value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    help: Option<String>,
+
+    /// Words that are no flags; caught here because the command takes none.
+    #[arg(hide = true)]
+    words: Vec<OsString>,
+}
+
+/// Not a doc comment: there it would be links.
+const REDIS_URL: &str = "\
+The address, as redis://[USER@]HOST[:PORT][/DATABASE]
+
+rediss:// for TLS, unix:///PATH for a socket, redis-cluster://HOST,HOST for a cluster, \
+redis-sentinel://HOST,HOST/MASTER for Sentinels. A password in it is seen by everyone who can list processes: \
+use --redis-password-file.";
+
+const AFTER: &str = "\
+Examples:
+  {program} cache flush --redis-url=redis://redis:6379/1 --from=result.json
+  {program} cache flush --redis-url=rediss://cache@redis --redis-password-file=pw --all --dry-run
+  grep -o 'sha256:[0-9a-f]*' gc.log | {program} cache flush --redis-url=redis://redis --digests-from=-
+
+Exit codes:
+  0  done; also: nothing to do, a dry run
+  1  the input cannot be read, or a dry run failed
+  2  the command line is wrong
+  4  Redis may still name what was deleted
+  130, 143  ended by Ctrl-C, by SIGTERM";
+
+/// Reads what follows the word `cache`.
+pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
+    let commands = || Ok(Invocation::Print(COMMANDS.replace("{program}", program)));
+    let Some(first) = words.first() else { return commands() };
+    match first.to_string_lossy().as_ref() {
+        "flush" => flush(words, program),
+        "-h" | "--help" => commands(),
+        other => {
+            Err(Failure::usage(format!("unknown command \"{}\" for \"{program} cache\"", sanitize(other)))
+                .hint(format!("see what there is: {program} cache --help")))
+        }
+    }
+}
+
+fn command(program: &str) -> clap::Command {
+    like_pflag(FlushArgs::command())
+        .bin_name(format!("{program} cache flush"))
+        .override_usage(format!(
+            "{program} cache flush --redis-url=URL (--from=FILE | --digests-from=FILE | --all) [flags]"
+        ))
+        .max_term_width(100)
+}
+
+fn flush(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
+    let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut command = command(program);
+    let args = command
+        .try_get_matches_from_mut(words)
+        .and_then(|mut matches| FlushArgs::from_arg_matches_mut(&mut matches))
+        .map_err(|error| usage(&error, &last))?;
+    if validate::asked_for("--help", args.help.as_deref())? {
+        let text = command.render_long_help().to_string();
+        return Ok(Invocation::Print(text.replace("{program}", program)));
+    }
+    options(args, program).map(|options| Invocation::CacheFlush(Box::new(options)))
+}
+
+fn options(args: FlushArgs, program: &str) -> Result<FlushOptions, Failure> {
+    if !args.words.is_empty() {
+        return Err(Failure::usage("no arguments are allowed to this command"));
+    }
+    let source = source(&args)?;
+    let scan_repositories = switch("--scan-repositories", args.scan_repositories.as_deref())?;
+    if scan_repositories && source == Source::All {
+        return Err(Failure::usage("--scan-repositories cannot be specified with --all")
+            .hint("leave --scan-repositories out: --all removes the entries of every repository"));
+    }
+    let dry_run = switch("--dry-run", args.dry_run.as_deref())?;
+    let verbosity = validate::verbosity(args.verbosity.as_deref())?;
+    let patience = patience(args.redis_timeout.as_deref())?;
+    let mut address = address(args.redis_url.as_deref())?;
+    let repeat = repeat(&args, &address, program);
+    let password_file = nonempty_path(args.redis_password_file);
+    if password_file.is_some() && address.password.is_some() {
+        return Err(Failure::usage(
+            "--redis-password-file cannot be specified with a password in --redis-url",
+        )
+        .hint("leave the password out of --redis-url"));
+    }
+    // Last, because these read files: a mistake on the command line comes first.
+    let certificates = certificates(
+        &address,
+        nonempty_path(args.redis_ca),
+        nonempty_path(args.redis_client_certificate),
+        nonempty_path(args.redis_client_key),
+    )?;
+    if let Some(path) = password_file {
+        address.password = Some(password(&path)?);
+    }
+    if address.user.is_some() && address.password.is_none() {
+        return Err(Failure::usage("--redis-url names a user, and there is no password")
+            .hint("give it in a file: --redis-password-file=FILE"));
+    }
+    Ok(FlushOptions {
+        access: Access { address, certificates, patience },
+        source,
+        scan_repositories,
+        dry_run,
+        key_prefix: args.key_prefix.unwrap_or_default(),
+        verbosity,
+        repeat,
+    })
+}
+
+fn source(args: &FlushArgs) -> Result<Source, Failure> {
+    let all = switch("--all", args.all.as_deref())?.then_some(Source::All);
+    let digests = nonempty_path(args.digests_from.clone()).map(Source::Digests);
+    let result = nonempty_path(args.from.clone()).map(Source::Result);
+    let mut given = [digests, result, all].into_iter().flatten();
+    match (given.next(), given.next()) {
+        (Some(source), None) => Ok(source),
+        (None, _) => Err(Failure::usage("one of --digests-from, --from and --all is needed")
+            .hint("every key of the cache, and no others: --all; see first what that is: --all --dry-run")),
+        (Some(_), Some(_)) => {
+            Err(Failure::usage("only one of --digests-from, --from and --all can be specified"))
+        }
+    }
+}
+
+fn address(url: Option<&str>) -> Result<RedisAddress, Failure> {
+    let Some(url) = url.filter(|url| !url.is_empty()) else {
+        return Err(Failure::usage("--redis-url is needed")
+            .hint("the address is in the registry's configuration, redis.addr: --redis-url=redis://HOST:6379/DATABASE"));
+    };
+    // Not the text itself: it may hold a password.
+    RedisAddress::parse(url).map_err(|error| {
+        let failure = Failure::usage(format!("invalid argument for \"--redis-url\" flag: {error}"));
+        match error {
+            AddressError::SeveralHosts => failure.hint(
+                "a cluster is redis-cluster://HOST,HOST; Sentinels are redis-sentinel://HOST,HOST/MASTER",
+            ),
+            AddressError::Setting(_) => failure.hint("settings are ?protocol=resp3 and ?db=N; a user stands before the host, a password is given in --redis-password-file=FILE"),
+            AddressError::Encoding => failure.hint("write a % in a user as %25, and give the password in --redis-password-file=FILE"),
+            _ => failure.hint("the form is redis://[USER@]HOST[:PORT][/DATABASE]"),
+        }
+    })
+}
+
+fn patience(word: Option<&str>) -> Result<Duration, Failure> {
+    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(TIMEOUT) };
+    let parsed = duration::parse(word).map_err(|error| {
+        invalid("--redis-timeout", word, error).hint("a duration is numbers with units: --redis-timeout=90s")
+    })?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(invalid("--redis-timeout", word, "it must be greater than 0")),
+    }
+}
+
+fn certificates(
+    address: &RedisAddress,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Certificates, Failure> {
+    if !address.tls && (ca.is_some() || certificate.is_some() || key.is_some()) {
+        let secure = match address.topology {
+            Topology::Cluster(_) => "rediss-cluster://",
+            Topology::Sentinel { .. } => "rediss-sentinel://",
+            Topology::Single { .. } | Topology::Unix(_) => "rediss://",
+        };
+        return Err(Failure::usage("certificates cannot be specified without TLS")
+            .hint(format!("give a {secure} URL in --redis-url, or leave the certificates out")));
+    }
+    let ca = ca
+        .map(|path| {
+            let pem = file("--redis-ca", &path)?;
+            let mut roots = rustls::RootCertStore::empty();
+            let (good, bad) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+            if good == 0 || bad > 0 { Err(no_pem("--redis-ca", &path, "CERTIFICATE")) } else { Ok(pem) }
+        })
+        .transpose()?;
+    let client = match (certificate, key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => {
+            let pem = file("--redis-client-certificate", &certificate)?;
+            if CertificateDer::from_pem_slice(&pem).is_err() {
+                return Err(no_pem("--redis-client-certificate", &certificate, "CERTIFICATE"));
+            }
+            let secret = file("--redis-client-key", &key)?;
+            if PrivateKeyDer::from_pem_slice(&secret).is_err() {
+                return Err(no_pem("--redis-client-key", &key, "PRIVATE KEY"));
+            }
+            let secret =
+                String::from_utf8(secret).map_err(|_| no_pem("--redis-client-key", &key, "PRIVATE KEY"))?;
+            Some((pem, SecretString::from(secret)))
+        }
+        _ => {
+            return Err(Failure::usage("--redis-client-certificate and --redis-client-key need each other"));
+        }
+    };
+    Ok(Certificates { ca, client })
+}
+
+fn password(path: &Path) -> Result<SecretString, Failure> {
+    const FLAG: &str = "--redis-password-file";
+    let text = String::from_utf8(file(FLAG, path)?)
+        .map_err(|_| Failure::nothing_changed(format!("read {FLAG}: {} is not valid UTF-8", shown(path))))?;
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(Failure::nothing_changed(format!("read {FLAG}: {} is empty", shown(path))));
+    }
+    Ok(SecretString::from(password))
+}
+
+fn file(flag: &str, path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|error| {
+        Failure::nothing_changed(format!("read {flag}: {}: {}", shown(path), io_text(&error)))
+    })
+}
+
+fn no_pem(flag: &str, path: &Path, kind: &str) -> Failure {
+    Failure::nothing_changed(format!("read {flag}: {} holds no usable PEM block", shown(path)))
+        .hint(format!("the file must hold a block that begins with -----BEGIN {kind}-----"))
+}
+
+fn shown(path: &Path) -> String {
+    sanitize(&path.to_string_lossy())
+}
+
+/// The command line to repeat this, without the password: one in the URL must come from a file then.
+fn repeat(args: &FlushArgs, address: &RedisAddress, program: &str) -> String {
+    let mut line = format!("{program} cache flush --redis-url={}", quoted(&address.to_string()));
+    let mut add = |flag: &str, value: &str| {
+        // Writing to a `String` cannot fail.
+        let _ = write!(line, " {flag}={}", quoted(value));
+    };
+    let path =
+        |path: &Option<PathBuf>| nonempty_path(path.clone()).map(|path| path.to_string_lossy().into_owned());
+    let password_file = path(&args.redis_password_file);
+    let password_file = password_file.or_else(|| address.password.as_ref().map(|_| "FILE".to_owned()));
+    for (flag, value) in [
+        ("--redis-password-file", password_file),
+        ("--redis-ca", path(&args.redis_ca)),
+        ("--redis-client-certificate", path(&args.redis_client_certificate)),
+        ("--redis-client-key", path(&args.redis_client_key)),
+        ("--redis-timeout", nonempty(args.redis_timeout.clone())),
+        ("--key-prefix", nonempty(args.key_prefix.clone())),
+        ("--digests-from", path(&args.digests_from)),
+        ("--from", path(&args.from)),
+    ] {
+        if let Some(value) = value {
+            add(flag, &value);
+        }
+    }
+    // Both were read before.
+    for (flag, word) in [("--all", &args.all), ("--scan-repositories", &args.scan_repositories)] {
+        if switch(flag, word.as_deref()).unwrap_or_default() {
+            line.push(' ');
+            line.push_str(flag);
+        }
+    }
+    line
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:@.,_-+=%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", sanitize(word).replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::{cli::parse, error::Exit};
+
+    fn run(line: &str) -> Result<Invocation, Failure> {
+        let words = std::iter::once("oc-prune_images").chain(line.split_whitespace());
+        parse(words.map(Into::into))
+    }
+
+    fn flush_options(line: &str) -> FlushOptions {
+        match run(&format!("cache flush {line}")) {
+            Ok(Invocation::CacheFlush(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn failure(line: &str) -> Failure {
+        match run(line) {
+            Err(failure) => failure,
+            Ok(other) => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        FlushArgs::command().debug_assert();
+        for line in ["cache", "cache --help", "cache -h"] {
+            match run(line) {
+                Ok(Invocation::Print(text)) => {
+                    assert!(text.contains("oc prune-images cache COMMAND"), "{text}");
+                }
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        match run("cache flush --help") {
+            Ok(Invocation::Print(text)) => {
+                assert!(text.contains("oc prune-images cache flush --redis-url=URL"), "{text}");
+                assert!(!text.contains("{program}"), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_become_options() {
+        let options = flush_options(
+            "--redis-url redis://cache:geheim@h/2 --digests-from - --scan-repositories --dry-run --key-prefix p: \
+             --redis-timeout=2m -v 3",
+        );
+        assert_eq!(options.source, Source::Digests("-".into()));
+        assert!(options.scan_repositories && options.dry_run);
+        assert_eq!((options.key_prefix.as_str(), options.verbosity), ("p:", 3));
+        assert_eq!(options.access.patience, Duration::from_secs(120));
+        assert_eq!(options.access.address.password.as_ref().unwrap().expose_secret(), "geheim");
+        assert!(!format!("{options:?}").contains("geheim"));
+        assert_eq!(
+            options.repeat,
+            "oc prune-images cache flush --redis-url=redis://cache@h:6379/2 --redis-password-file=FILE \
+             --redis-timeout=2m --key-prefix=p: --digests-from=- --scan-repositories"
+        );
+        assert_eq!(flush_options("--redis-url=redis://h --all").source, Source::All);
+        assert_eq!(flush_options("--redis-url=redis://h --from=a").source, Source::Result("a".into()));
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("a/b:c"), "a/b:c");
+        assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
+        assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn mistakes_are_told_without_the_password() {
+        for (line, message) in [
+            ("cache flsh", "unknown command \"flsh\" for \"oc prune-images cache\""),
+            ("cache flush --redis-url=redis://h", "one of --digests-from, --from and --all is needed"),
+            (
+                "cache flush --redis-url=redis://h --all --from=x",
+                "only one of --digests-from, --from and --all can be specified",
+            ),
+            (
+                "cache flush --redis-url=redis://h --all --scan-repositories",
+                "--scan-repositories cannot be specified with --all",
+            ),
+            ("cache flush --all", "--redis-url is needed"),
+            (
+                "cache flush --all --redis-url=redis://:geheim@a,b",
+                "invalid argument for \"--redis-url\" flag: several hosts, but neither a cluster nor Sentinels",
+            ),
+            (
+                "cache flush --all --redis-url=redis://:geheim@h --redis-password-file=x",
+                "--redis-password-file cannot be specified with a password in --redis-url",
+            ),
+            (
+                "cache flush --all --redis-url=redis://u@h",
+                "--redis-url names a user, and there is no password",
+            ),
+            (
+                "cache flush --all --redis-url=redis://h --redis-ca=x",
+                "certificates cannot be specified without TLS",
+            ),
+            (
+                "cache flush --all --redis-url=rediss://h --redis-client-key=x",
+                "--redis-client-certificate and --redis-client-key need each other",
+            ),
+            (
+                "cache flush --all --redis-url=redis://h --redis-timeout=0s",
+                "invalid argument \"0s\" for \"--redis-timeout\" flag: it must be greater than 0",
+            ),
+            ("cache flush --al", "unknown flag: --al"),
+            ("cache flush --redis-url", "flag needs an argument: --redis-url"),
+            ("cache flush more", "no arguments are allowed to this command"),
+            ("more", "no arguments are allowed to this command"),
+            ("-n cache flush", "no arguments are allowed to this command"),
+        ] {
+            let failure = failure(line);
+            assert_eq!((failure.exit, failure.message.as_str()), (Exit::Usage, message), "{line}");
+            assert!(!failure.to_string().contains("geheim"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_no_misuse() {
+        for (flag, url) in [("--redis-password-file", "redis://h"), ("--redis-ca", "rediss://h")] {
+            let failure = failure(&format!("cache flush --all --redis-url={url} {flag}=/no/such"));
+            assert_eq!(failure.exit, Exit::NothingChanged);
+            assert_eq!(failure.message, format!("read {flag}: /no/such: no such file or directory"));
+        }
+    }
+}

@@ -1,0 +1,768 @@
+//! `cache flush` against real Redis servers: standalone, TLS, ACL, socket, replica, loading, cluster, Sentinel.
+//!
+//! Needs `redis-server`; without it the tests say so and do nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests: whatever is wrong here fails them"
+)]
+
+// Not all of `common`: no test here needs a cluster.
+#[path = "common/plugin.rs"]
+#[allow(dead_code, reason = "each test uses a part")]
+mod plugin;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use plugin::{Plugin, Ran};
+use tempfile::TempDir;
+
+/// A server that is not ready by then will never be.
+const LIMIT: Duration = Duration::from_secs(30);
+
+const PASSWORD: &str = "geheim-9f3c";
+
+/// A Redis that ends with the test.
+struct Server {
+    child: Child,
+    port: u16,
+    dir: TempDir,
+    password: Option<&'static str>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn is_installed() -> bool {
+    let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !found {
+        eprintln!("skipped: redis-server is missing; apt-get install redis-server");
+    }
+    found
+}
+
+fn free_port() -> u16 {
+    // A cluster's bus takes the port that is 10000 higher.
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Starts a server with further lines of configuration, and waits until it says that it listens.
+fn start(lines: &[&str]) -> Server {
+    start_in(tempfile::tempdir().unwrap(), free_port(), lines, &[])
+}
+
+fn start_in(dir: TempDir, port: u16, lines: &[&str], args: &[&str]) -> Server {
+    let socket = dir.path().join("redis.sock");
+    let config = dir.path().join("redis.conf");
+    let mut text = vec!["bind 127.0.0.1".to_owned(), "protected-mode no".to_owned()];
+    if !lines.contains(&"port 0") {
+        text.push(format!("port {port}"));
+    }
+    if !args.contains(&"--sentinel") {
+        text.extend(["save \"\"", "appendonly no"].map(str::to_owned));
+        text.push(format!("unixsocket {}", socket.display()));
+    }
+    text.extend(lines.iter().map(|&line| line.to_owned()));
+    std::fs::write(&config, text.join("\n")).unwrap();
+    let mut child = Command::new("redis-server")
+        .arg(&config)
+        .args(args)
+        .current_dir(dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap());
+    let mut told = String::new();
+    let ready =
+        ["Ready to accept connections", "Sentinel ID is", "Loading RDB", "MASTER <-> REPLICA sync started"];
+    while !ready.iter().any(|text| told.contains(text)) {
+        assert!(log.read_line(&mut told).unwrap() > 0, "redis-server ended:\n{told}");
+    }
+    // Nobody reads the rest; a full pipe would stop the server.
+    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    Server { child, port, dir, password: None }
+}
+
+impl Server {
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Sends commands in a pipeline, over the socket, and returns the raw answers.
+    fn send(&self, commands: &[Vec<Vec<u8>>]) -> Vec<Vec<u8>> {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut all = Vec::new();
+        if let Some(password) = self.password {
+            all.push(vec![b"AUTH".to_vec(), password.as_bytes().to_vec()]);
+        }
+        let skipped = all.len();
+        all.extend_from_slice(commands);
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut answers = Vec::new();
+        for command in &all {
+            let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
+            for word in command {
+                bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+                bytes.extend(word);
+                bytes.extend(b"\r\n");
+            }
+            stream.write_all(&bytes).unwrap();
+            answers.push(answer(&mut reader));
+        }
+        answers.split_off(skipped)
+    }
+
+    fn run(&self, line: &str) -> Vec<u8> {
+        let words = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
+        self.send(&[words]).pop().unwrap()
+    }
+
+    fn text(&self, line: &str) -> String {
+        String::from_utf8_lossy(&self.run(line)).into_owned()
+    }
+
+    /// Every key with its bytes; the repositories' sets as sorted members, which Redis keeps in a changing order.
+    fn dump(&self) -> BTreeMap<String, Vec<u8>> {
+        let keys = self.text("KEYS *");
+        let bytes = |key: &str| {
+            if key.starts_with("repository::shop/") && key.ends_with("::blobs") {
+                let members = self.text(&format!("SMEMBERS {key}"));
+                let mut members: Vec<_> = members.lines().collect();
+                members.sort_unstable();
+                return members.join("\n").into_bytes();
+            }
+            self.send(&[vec![b"DUMP".to_vec(), key.as_bytes().to_vec()]]).pop().unwrap()
+        };
+        keys.lines().filter(|key| !key.is_empty()).map(|key| (key.to_owned(), bytes(key))).collect()
+    }
+
+    /// Asks until the answer has this text: the server says when it has changed, nobody else does.
+    fn wait_for(&self, question: &str, text: &str) {
+        let begin = Instant::now();
+        loop {
+            let answer = self.text(question);
+            if answer.contains(text) {
+                return;
+            }
+            assert!(begin.elapsed() < LIMIT, "{question}: no {text} in\n{answer}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// An answer's payload; the elements of a list in lines.
+fn answer(reader: &mut impl std::io::BufRead) -> Vec<u8> {
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let line = line.trim_end();
+    let (kind, rest) = line.split_at(1);
+    match kind {
+        "$" => {
+            let Ok(length) = rest.parse::<usize>() else { return Vec::new() };
+            let mut bytes = vec![0; length + 2];
+            reader.read_exact(&mut bytes).unwrap();
+            bytes.truncate(length);
+            bytes
+        }
+        "*" => {
+            let mut all = Vec::new();
+            for _ in 0..rest.parse::<usize>().unwrap_or_default() {
+                all.extend(answer(reader));
+                all.push(b'\n');
+            }
+            all
+        }
+        _ => line.as_bytes().to_vec(),
+    }
+}
+
+fn digest(n: usize) -> String {
+    format!("sha256:{n:064x}")
+}
+
+/// What a registry writes for blobs that two repositories have, and keys of others.
+fn seeds(blobs: std::ops::Range<usize>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for n in blobs {
+        let digest = digest(n);
+        lines.push(format!(
+            "HSET blobs::{digest} digest {digest} size {n} mediatype application/octet-stream"
+        ));
+        for repository in ["shop/web", "shop/api"] {
+            lines.push(format!("SADD repository::{repository}::blobs {digest}"));
+            lines.push(format!(
+                "HSET repository::{repository}::blobs::{digest} mediatype application/octet-stream"
+            ));
+        }
+    }
+    lines
+}
+
+const FOREIGN: [&str; 6] = [
+    "SET session:1 blobs",
+    "SET blobs::photos 1",
+    "HSET repository::A::blobs x y",
+    "SET myblobs::sha256:00 1",
+    "SADD upload:blobs a b c",
+    "ZADD scores 1 repository::a/b::blobs",
+];
+
+fn seed(server: &Server, blobs: std::ops::Range<usize>) {
+    let lines = seeds(blobs).into_iter().chain(FOREIGN.map(str::to_owned));
+    let commands: Vec<_> =
+        lines.map(|line| line.split(' ').map(|word| word.as_bytes().to_vec()).collect()).collect();
+    for answer in server.send(&commands) {
+        assert!(!answer.starts_with(b"-"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+fn flush(url: &str) -> Plugin {
+    Plugin::new().args(["cache", "flush"]).arg(format!("--redis-url={url}"))
+}
+
+fn without_password(ran: Ran) -> Ran {
+    assert!(!format!("{}{}", ran.stdout, ran.stderr).contains(PASSWORD), "a password is shown\n{ran}");
+    ran
+}
+
+/// A list of the blobs with both repositories that have them.
+fn list(blobs: std::ops::Range<usize>) -> String {
+    let lines: Vec<_> = blobs.map(|n| format!("shop/web@{0}\nshop/api@{0}\n", digest(n))).collect();
+    lines.concat()
+}
+
+/// Asserts that the doomed blobs are forgotten, and that everything else is byte for byte as it was.
+#[track_caller]
+fn assert_forgotten(
+    before: &BTreeMap<String, Vec<u8>>,
+    after: &BTreeMap<String, Vec<u8>>,
+    doomed: &[String],
+) {
+    for (key, bytes) in before {
+        let is_doomed = doomed.iter().any(|digest| key.contains(digest.as_str()));
+        let is_set = key == "repository::shop/web::blobs" || key == "repository::shop/api::blobs";
+        match after.get(key) {
+            None => assert!(is_doomed, "{key} is lost"),
+            Some(_) if is_doomed => panic!("{key} is still there"),
+            Some(now) if is_set => {
+                let kept = |bytes: &[u8]| -> Vec<String> {
+                    let members = String::from_utf8_lossy(bytes);
+                    members
+                        .lines()
+                        .filter(|line| !doomed.iter().any(|digest| digest == line))
+                        .map(str::to_owned)
+                        .collect()
+                };
+                assert_eq!(kept(now), kept(bytes), "{key} has lost members");
+            }
+            Some(now) => assert_eq!(now, bytes, "{key} has changed"),
+        }
+    }
+    assert!(after.keys().all(|key| before.contains_key(key)), "keys came");
+}
+
+#[test]
+fn deleted_blobs_are_forgotten_and_everything_else_stays() {
+    if !is_installed() {
+        return;
+    }
+    let server = start(&[]);
+    seed(&server, 0..20);
+    let before = server.dump();
+    let dry = flush(&server.url())
+        .file("list", list(0..15))
+        .args(["--digests-from=list", "--dry-run"])
+        .run()
+        .exits(0);
+    assert_eq!(
+        dry.stdout,
+        format!("Summary: would evict 45 key(s) and 30 set member(s) of {}\n", server.url())
+    );
+    assert_eq!(server.dump(), before, "a dry run changes nothing");
+    let ran = flush(&server.url()).file("list", list(0..15)).arg("--digests-from=list").run().exits(0);
+    assert_eq!(ran.stdout, format!("Summary: evicted 45 key(s) and 30 set member(s) of {}\n", server.url()));
+    let _ = ran.says("warning: each replica").says("hint: pushes that re-use");
+    let doomed: Vec<_> = (0..15).map(digest).collect();
+    let after = server.dump();
+    assert_forgotten(&before, &after, &doomed);
+    let mut members: Vec<_> =
+        server.text("SMEMBERS repository::shop/web::blobs").lines().map(str::to_owned).collect();
+    members.sort();
+    assert_eq!(members, (15..20).map(digest).collect::<Vec<_>>());
+    let again = flush(&server.url()).file("list", list(0..15)).arg("--digests-from=list").run().exits(0);
+    let _ = again.prints("evicted 0 key(s) and 0 set member(s)");
+    assert_eq!(server.dump(), after, "twice does no harm");
+}
+
+#[test]
+fn a_digest_alone_leaves_its_repositories_unless_they_are_scanned() {
+    if !is_installed() {
+        return;
+    }
+    let server = start(&[]);
+    seed(&server, 0..3);
+    let before = server.dump();
+    let list = format!("{}\n", digest(0));
+    let ran = flush(&server.url()).file("list", &list).arg("--digests-from=list").run().exits(0);
+    let _ = ran
+        .prints("evicted 1 key(s) and 0 set member(s)")
+        .says("warning: 1 blob(s) came without a repository")
+        .says("--digests-from=list --scan-repositories");
+    let ran =
+        flush(&server.url()).file("list", &list).args(["--digests-from=list", "--scan-repositories"]).run();
+    let _ = ran.exits(0).prints("evicted 2 key(s) and 2 set member(s)").does_not_say("without a repository");
+    assert_forgotten(&before, &server.dump(), &[digest(0)]);
+}
+
+#[test]
+fn the_document_of_a_prune_says_what_is_gone() {
+    if !is_installed() {
+        return;
+    }
+    let server = start(&[]);
+    seed(&server, 0..3);
+    let before = server.dump();
+    let document = serde_json::json!({
+        "apiVersion": "prune-images/v1alpha1",
+        "kind": "PruneResult",
+        "result": { "changes": [
+            { "kind": "layerLink", "repository": "shop/web", "digest": digest(0) },
+            { "kind": "layerLink", "repository": "shop/api", "digest": digest(0) },
+            { "kind": "layerLink", "repository": "shop/web", "digest": digest(1) },
+            { "kind": "blob", "digest": digest(0), "bytes": 3 },
+        ]},
+    });
+    let ran = flush(&server.url()).file("result.json", document.to_string()).arg("--from=result.json").run();
+    let _ = ran.exits(0).prints("evicted 4 key(s) and 3 set member(s)");
+    let after = server.dump();
+    assert!(after.contains_key(&format!("blobs::{}", digest(1))), "a blob that lost only a link stays");
+    assert!(after.contains_key(&format!("repository::shop/api::blobs::{}", digest(1))));
+    let lost = format!("repository::shop/web::blobs::{}", digest(1));
+    assert!(!after.contains_key(&lost));
+    assert!(!after["repository::shop/web::blobs"].windows(71).any(|member| member == digest(1).as_bytes()));
+    assert!(after["repository::shop/api::blobs"].windows(71).any(|member| member == digest(1).as_bytes()));
+    for key in before.keys().filter(|key| !key.contains(&digest(0)) && **key != lost) {
+        assert!(after.contains_key(key), "{key} is lost");
+    }
+    for key in FOREIGN.map(|line| line.split(' ').nth(1).unwrap()) {
+        assert_eq!(after[key], before[key], "{key} has changed");
+    }
+}
+
+#[test]
+fn everything_of_the_cache_goes_and_nothing_else() {
+    if !is_installed() {
+        return;
+    }
+    let server = start(&[]);
+    seed(&server, 0..3000);
+    let foreign: BTreeMap<_, _> = server.dump().into_iter().filter(|(key, _)| !key.contains("::")).collect();
+    let dry = flush(&server.url()).args(["--all", "--dry-run"]).run().exits(0);
+    let _ = dry.prints("would evict 9002 key(s)").does_not_say("each replica");
+    let _ = flush(&server.url()).arg("--all").run().exits(0).prints("Summary: evicted 9002 key(s)");
+    let after = server.dump();
+    let names: Vec<_> = after.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "blobs::photos",
+            "myblobs::sha256:00",
+            "repository::A::blobs",
+            "scores",
+            "session:1",
+            "upload:blobs"
+        ]
+    );
+    assert!(foreign.iter().all(|(key, bytes)| after[key] == *bytes));
+}
+
+#[test]
+fn inputs_that_say_nothing_are_refused_before_any_connection() {
+    for (content, flag, message) in [
+        ("latest\n", "--digests-from=x", "error: read digests from x: line 1: \"latest\" is no digest"),
+        ("{}", "--from=x", "error: read the result from x: it is no document"),
+    ] {
+        let ran = flush("redis://127.0.0.1:1").file("x", content).arg(flag).run().exits(1);
+        let _ = ran.says(message).says("hint: ");
+    }
+    let ran = flush("redis://127.0.0.1:1").file("x", "# nothing\n").arg("--digests-from=x").run().exits(0);
+    let _ = ran.prints("evicted 0 key(s)");
+    let ran = flush("redis://127.0.0.1:1").arg("--digests-from=-").run().exits(0);
+    let _ = ran.prints("evicted 0 key(s)");
+}
+
+#[test]
+fn a_refused_connection_is_a_failed_step_with_the_command_to_repeat_it() {
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}/2", free_port());
+    let ran = without_password(flush(&url).arg("--all").run().exits(4));
+    let _ = ran
+        .says("connection refused")
+        .says("hint: the cache may still name what was deleted")
+        .says("--redis-password-file=FILE --all");
+}
+
+#[test]
+fn logins_that_are_refused_have_their_own_words() {
+    if !is_installed() {
+        return;
+    }
+    let mut server = start(&[
+        &format!("user default on >{PASSWORD} ~* &* +@all"),
+        "user cache on >cachepw-77 ~blobs::* ~repository::* +ping +unlink +srem +scan +role",
+        "user old on >cachepw-77 ~blobs::* ~repository::* +ping +del +srem",
+        "user reader on >cachepw-77 ~* +@read +ping",
+    ]);
+    server.password = Some(PASSWORD);
+    seed(&server, 0..5);
+    let before = server.dump();
+    let port = server.port;
+    let one = |url: &str, password: &str, n: usize| {
+        let plugin = flush(url)
+            .file("list", list(n..n + 1))
+            .arg("--digests-from=list")
+            .file("pw", format!("{password}\n"));
+        let plugin = if password.is_empty() { plugin } else { plugin.arg("--redis-password-file=pw") };
+        let ran = without_password(plugin.run());
+        assert!(!format!("{}{}", ran.stdout, ran.stderr).contains("cachepw-77"), "{ran}");
+        ran
+    };
+    let url = server.url();
+    let _ = one(&url, "", 0).exits(4).says("NOAUTH").says("--redis-password-file=FILE");
+    let _ = one(&url, "wrong", 0).exits(4).says("WRONGPASS").says("as user default");
+    let _ = one(&format!("redis://nobody@127.0.0.1:{port}"), "wrong", 0).exits(4).says("as user nobody");
+    let _ = one(&format!("redis://reader@127.0.0.1:{port}"), "cachepw-77", 0)
+        .exits(4)
+        .says("NOPERM")
+        .says("ACL SETUSER reader");
+    assert_eq!(server.dump(), before, "who may not, does not");
+    let _ = one(&url, PASSWORD, 0).exits(0).prints("evicted 3 key(s) and 2 set member(s)");
+    let _ = one(&format!("redis://:{PASSWORD}@127.0.0.1:{port}"), "", 1).exits(0).prints("evicted 3 key(s)");
+    let _ = one(&format!("redis://cache@127.0.0.1:{port}?protocol=resp3"), "cachepw-77", 2)
+        .exits(0)
+        .prints("evicted 3 key(s)");
+    // UNLINK is not allowed, DEL is.
+    let _ =
+        one(&format!("redis://old@127.0.0.1:{port}"), "cachepw-77", 3).exits(0).prints("evicted 3 key(s)");
+    assert_forgotten(&before, &server.dump(), &[digest(0), digest(1), digest(2), digest(3)]);
+}
+
+#[test]
+fn sockets_databases_and_servers_without_unlink_will_do() {
+    if !is_installed() {
+        return;
+    }
+    let server = start(&["rename-command UNLINK \"\""]);
+    seed(&server, 0..3);
+    let socket = server.socket();
+    let _ = flush(&format!("unix://{}?db=3", socket.display()))
+        .arg("--all")
+        .run()
+        .exits(0)
+        .prints("evicted 0 key(s)");
+    let ran = flush(&format!("unix://{}", socket.display())).arg("--all").run().exits(0);
+    let _ = ran.prints("evicted 11 key(s)");
+    let ran = flush(&format!("{}/99", server.url())).arg("--all").run().exits(4);
+    let _ = ran.says("use database 99").says("out of range");
+}
+
+#[test]
+fn a_replica_leads_to_its_master() {
+    if !is_installed() {
+        return;
+    }
+    let master = start(&[]);
+    seed(&master, 0..3);
+    let blind = "user blind on >blind-pw ~* +ping +unlink +del +srem";
+    let replica = start(&[&format!("replicaof 127.0.0.1 {}", master.port), blind]);
+    replica.wait_for("INFO replication", "master_link_status:up");
+    let before = master.dump();
+    let ran = flush(&replica.url()).file("list", list(0..1)).arg("--digests-from=list").run().exits(0);
+    let _ = ran
+        .prints("evicted 3 key(s) and 2 set member(s)")
+        .says(&format!("its master 127.0.0.1:{} is used", master.port));
+    assert_forgotten(&before, &master.dump(), &[digest(0)]);
+    // A user who may not ask for the master learns it from the first change.
+    let url = format!("redis://blind@127.0.0.1:{}", replica.port);
+    let blind =
+        flush(&url).file("pw", "blind-pw").args(["--redis-password-file=pw", "--redis-timeout=300ms"]);
+    let ran = blind.file("list", list(1..2)).arg("--digests-from=list").run().exits(4);
+    let _ = ran.says("it is a read-only replica (READONLY").says("redis-sentinel://");
+}
+
+#[test]
+fn a_slot_on_its_way_to_another_master_is_followed() {
+    if !is_installed() {
+        return;
+    }
+    let nodes = cluster();
+    seed_cluster(&nodes, 0..4);
+    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port);
+    for (n, args) in [(0, "--digests-from=list"), (1, "--all")] {
+        let key = format!("blobs::{}", digest(n));
+        let slot = nodes[0].text(&format!("CLUSTER KEYSLOT {key}")).trim_start_matches(':').to_owned();
+        let has_slot = |node: &&Server| !node.text(&format!("EXISTS {key}")).starts_with("-MOVED");
+        let source = nodes.iter().find(has_slot).unwrap();
+        let target = nodes.iter().find(|node| node.port != source.port).unwrap();
+        let id = |node: &Server| node.text("CLUSTER MYID");
+        assert_eq!(target.text(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(source))), "+OK");
+        assert_eq!(source.text(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(target))), "+OK");
+        assert_eq!(source.text(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port)), "+OK");
+        let count = format!("CLUSTER COUNTKEYSINSLOT {slot}");
+        assert_eq!(target.text(&count), ":1");
+        let _ = flush(&url).file("list", list(n..n + 1)).arg(args).run().exits(0);
+        assert_eq!(target.text(&count), ":0", "{args}");
+    }
+}
+
+#[test]
+fn a_server_that_loads_is_waited_for_and_told_when_patience_ends() {
+    if !is_installed() {
+        return;
+    }
+    let server = start(&[]);
+    seed(&server, 0..200);
+    let _ = server.run("SAVE");
+    // 1000 microseconds for each key: about 0.6 seconds for the 600 keys.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(server.dir.path().join("dump.rdb"), dir.path().join("dump.rdb")).unwrap();
+    drop(server);
+    let again = start_in(
+        dir,
+        free_port(),
+        &["key-load-delay 5000", "loading-process-events-interval-bytes 1024"],
+        &[],
+    );
+    let ran = flush(&again.url()).args(["--all", "--redis-timeout=200ms"]).run().exits(4);
+    let _ = ran.says("LOADING").says("--redis-timeout=10m");
+    let _ = flush(&again.url()).arg("--all").run().exits(0).prints("evicted 602 key(s)");
+}
+
+#[test]
+fn tls_wants_the_ca_and_the_client_certificate() {
+    if !is_installed() {
+        return;
+    }
+    let authority = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    // A leaf with the name of its issuer would be taken for self-signed.
+    params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&authority).unwrap().pem();
+    let issuer = rcgen::Issuer::new(params, authority);
+    let leaf = |names: &[&str]| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    };
+    let (certificate, key) = leaf(&["localhost", "127.0.0.1"]);
+    let (client, client_key) = leaf(&["client"]);
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    for (name, text) in [("ca.crt", &ca), ("tls.crt", &certificate), ("tls.key", &key)] {
+        write(name, text);
+    }
+    let port = free_port();
+    let tls = format!("tls-port {port}");
+    let lines = ["port 0", &tls, "tls-ca-cert-file ca.crt", "tls-cert-file tls.crt", "tls-key-file tls.key"];
+    let server = start_in(dir, port, &lines, &[]);
+    seed(&server, 0..3);
+    let secure = format!("rediss://localhost:{port}");
+    let with = |url: &str, args: &[&str]| {
+        flush(url)
+            .file("ca", &ca)
+            .file("crt", &client)
+            .file("key", &client_key)
+            .args(args.iter().copied())
+            .arg("--all")
+            .run()
+    };
+    let client_args = ["--redis-ca=ca", "--redis-client-certificate=crt", "--redis-client-key=key"];
+    let _ =
+        with(&secure, &[]).exits(4).says("certificate signed by unknown authority").says("--redis-ca=FILE");
+    let _ = with(&secure, &["--redis-ca=ca"]).exits(4).says("--redis-client-certificate=FILE");
+    let _ = with(&server.url(), &[]).exits(4).says(&format!("--redis-url=rediss://127.0.0.1:{port}"));
+    let _ = with(&secure, &client_args).exits(0).prints("evicted 11 key(s)");
+    let plain = start(&[]);
+    let ran = with(&format!("rediss://localhost:{}", plain.port), &["--redis-ca=ca", "--redis-timeout=2s"])
+        .exits(4);
+    let _ = ran.says(&format!("--redis-url=redis://localhost:{}", plain.port));
+}
+
+#[test]
+fn what_speaks_http_is_no_redis() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let ran = flush(&format!("redis://127.0.0.1:{port}")).arg("--all").run().exits(4);
+    let _ = ran.says("not in Redis's protocol").says("rediss://");
+}
+
+/// Passes bytes on, and cuts the first connections after some of them.
+fn cutting_proxy(to: u16, cuts: usize, after: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (n, client) in listener.incoming().map_while(Result::ok).enumerate() {
+            let mut server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+            let (mut back, mut client_back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut back, &mut client_back));
+            std::thread::spawn(move || {
+                let limit = if n < cuts { after as u64 } else { u64::MAX };
+                let _ = std::io::copy(&mut client.try_clone().unwrap().take(limit), &mut server);
+                let _ = client.shutdown(std::net::Shutdown::Both);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_connection_lost_in_the_middle_of_a_batch_is_made_anew() {
+    if !is_installed() {
+        return;
+    }
+    let server = start(&[]);
+    seed(&server, 0..1000);
+    let before = server.dump();
+    let port = cutting_proxy(server.port, 3, 20_000);
+    let ran = flush(&format!("redis://127.0.0.1:{port}"))
+        .file("list", list(0..900))
+        .arg("--digests-from=list")
+        .run();
+    let _ = ran.exits(0).prints("Summary: evicted");
+    assert_forgotten(&before, &server.dump(), &(0..900).map(digest).collect::<Vec<_>>());
+}
+
+/// Three masters, all slots, no replicas.
+fn cluster() -> Vec<Server> {
+    let nodes: Vec<_> = (0..3)
+        .map(|_| {
+            start(&["cluster-enabled yes", "cluster-require-full-coverage yes", "cluster-node-timeout 5000"])
+        })
+        .collect();
+    for (n, node) in nodes.iter().enumerate() {
+        let (first, last) = (n * 16384 / 3, (n + 1) * 16384 / 3 - 1);
+        assert_eq!(node.text(&format!("CLUSTER ADDSLOTSRANGE {first} {last}")), "+OK");
+        assert_eq!(node.text(&format!("CLUSTER SET-CONFIG-EPOCH {}", n + 1)), "+OK");
+    }
+    for node in &nodes[1..] {
+        assert_eq!(nodes[0].text(&format!("CLUSTER MEET 127.0.0.1 {}", node.port)), "+OK");
+    }
+    for node in &nodes {
+        node.wait_for("CLUSTER INFO", "cluster_known_nodes:3");
+        node.wait_for("CLUSTER INFO", "cluster_state:ok");
+    }
+    nodes
+}
+
+/// Writes every key to the node that has its slot.
+fn seed_cluster(nodes: &[Server], blobs: std::ops::Range<usize>) {
+    for line in seeds(blobs).into_iter().chain(FOREIGN.map(str::to_owned)) {
+        let told = nodes.iter().filter(|node| !node.text(&line).starts_with("-MOVED")).count();
+        assert_eq!(told, 1, "{line}");
+    }
+}
+
+fn dump_all(nodes: &[Server]) -> BTreeMap<String, Vec<u8>> {
+    nodes.iter().flat_map(Server::dump).collect()
+}
+
+#[test]
+fn a_cluster_forgets_on_every_master() {
+    if !is_installed() {
+        return;
+    }
+    let nodes = cluster();
+    seed_cluster(&nodes, 0..30);
+    let before = dump_all(&nodes);
+    let seeds = format!("redis-cluster://127.0.0.1:1,127.0.0.1:{}", nodes[0].port);
+    let ran = flush(&nodes[0].url()).file("list", list(0..10)).arg("--digests-from=list").run().exits(4);
+    let _ = ran.says("MOVED").says(&format!("--redis-url=redis-cluster://127.0.0.1:{}", nodes[0].port));
+    let ran = flush(&seeds).file("list", list(0..10)).arg("--digests-from=list").run().exits(0);
+    let _ = ran.prints("Summary: evicted");
+    assert_forgotten(&before, &dump_all(&nodes), &(0..10).map(digest).collect::<Vec<_>>());
+    let list: String = (10..20).map(|n| digest(n) + "\n").collect();
+    let ran =
+        flush(&seeds).file("list", list).args(["--digests-from=list", "--scan-repositories"]).run().exits(0);
+    let _ = ran.prints("evicted 30 key(s) and 20 set member(s)");
+    assert_forgotten(&before, &dump_all(&nodes), &(0..20).map(digest).collect::<Vec<_>>());
+    let _ = flush(&seeds).args(["--all", "--dry-run"]).run().exits(0).prints("would evict 32 key(s)");
+    let _ = flush(&seeds).arg("--all").run().exits(0).prints("evicted 32 key(s)");
+    assert_eq!(dump_all(&nodes).len(), FOREIGN.len());
+    let single = start(&[]);
+    let ran = flush(&format!("redis-cluster://127.0.0.1:{}", single.port)).arg("--all").run().exits(4);
+    let _ = ran.says("no node of a Redis Cluster").says("--redis-url=redis://HOST");
+}
+
+#[test]
+fn sentinels_tell_the_master() {
+    if !is_installed() {
+        return;
+    }
+    let auth = [format!("requirepass {PASSWORD}"), format!("masterauth {PASSWORD}")];
+    let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
+    let mut master = start(&auth);
+    master.password = Some(PASSWORD);
+    seed(&master, 0..3);
+    let before = master.dump();
+    let lines = [
+        format!("sentinel monitor mymaster 127.0.0.1 {} 1", master.port),
+        format!("sentinel auth-pass mymaster {PASSWORD}"),
+    ];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let sentinel = start_in(tempfile::tempdir().unwrap(), free_port(), &lines, &["--sentinel"]);
+    let hosts = format!("redis-sentinel://127.0.0.1:1,127.0.0.1:{}", sentinel.port);
+    let run = |name: &str| {
+        let plugin = flush(&format!("{hosts}/{name}")).file("pw", PASSWORD).arg("--redis-password-file=pw");
+        without_password(plugin.file("list", list(0..1)).arg("--digests-from=list").run())
+    };
+    let _ = run("other").exits(4).says("knows no master by this name").says("SENTINEL MASTERS");
+    let _ = run("mymaster").exits(0).prints("evicted 3 key(s) and 2 set member(s)");
+    assert_forgotten(&before, &master.dump(), &[digest(0)]);
+}
+
+#[test]
+fn a_signal_ends_the_run_with_the_command_to_repeat_it() {
+    if !is_installed() {
+        return;
+    }
+    let server = start(&[]);
+    seed(&server, 0..3);
+    // Nobody answers: the run waits until the signal comes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let running = flush(&format!("redis://127.0.0.1:{port}")).arg("--all").start();
+    let (_connection, _) = listener.accept().unwrap();
+    running.signal("TERM");
+    let _ = running.wait().exits(143).says("ended early by SIGTERM").says("cache flush --redis-url");
+}
