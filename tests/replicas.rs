@@ -336,6 +336,27 @@ async fn a_replica_out_of_reach_is_reported_and_remembered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_has_to_show_the_certificate_of_the_service() {
+    let fixture = Fixture::start(2);
+    let layer = fixture.layer("not for strangers");
+    let api = fixture.api("pruner").await;
+    let registry = fixture.registry(&api).await;
+    let mut found = discover(&api, &Place::default()).await;
+    found.place.deployment = "another".to_owned();
+    let evictor = Evictor::start(api, registry, &found, Pace::default()).await.unwrap();
+    for (pod, answer) in evictor.reachable().await {
+        let cause = answer.unwrap_err();
+        assert!(cause.contains("not another.openshift-image-registry.svc"), "{}: {cause}", pod.name);
+    }
+    let eviction = evictor.evict(layer.as_str()).await;
+    assert_eq!(eviction.outcomes.len(), 2);
+    let refused =
+        |result: &Result<(), RegistryError>| matches!(result, Err(RegistryError::Connection { .. }));
+    assert!(eviction.outcomes.iter().all(|outcome| refused(&outcome.result)), "{eviction:?}");
+    assert_eq!(fixture.forgotten(&layer), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_uploaded_again_is_not_removed() {
     let fixture = Fixture::start(2);
     let layer = fixture.layer("brought back");

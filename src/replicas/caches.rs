@@ -30,7 +30,7 @@ pub enum DigestCache {
     },
     /// It is off.
     Off,
-    /// The registry does not start with this setting: why.
+    /// The registry does not start with this setting: why. Pods of an earlier configuration may still have one.
     DoesNotStart(String),
     /// It may be on: what would have to be read.
     Unknown(Source),
@@ -96,9 +96,10 @@ pub fn cache_of(environment: &Environment) -> CacheConfig {
 
 fn digest_cache(environment: &Environment) -> DigestCache {
     let ttl = match setting(environment, "REGISTRY_OPENSHIFT_CACHE_BLOBREPOSITORYTTL", |text| {
-        duration::parse(text).map_err(|error| error.to_string())
+        let ttl = duration::parse(text).map_err(|error| error.to_string())?;
+        Duration::try_from(ttl).map_err(|_| "it is negative".to_owned())
     }) {
-        Setting::Is(ttl) => Some(Ok(Duration::try_from(ttl).unwrap_or_default())),
+        Setting::Is(ttl) => Some(Ok(ttl)),
         Setting::Unset => None,
         Setting::Unreadable(source) => Some(Err(source)),
         Setting::Invalid(why) => return DigestCache::DoesNotStart(why),
@@ -231,7 +232,9 @@ mod tests {
         assert_eq!(digest(&[(TTL, "1m30s")]), on(90));
         assert_eq!(digest(&[(DISABLED, "false")]), on(600), "the image's own file has the section");
         assert!(matches!(digest(&[(DISABLED, "maybe")]), DigestCache::DoesNotStart(_)));
-        assert!(matches!(digest(&[(TTL, "soon")]), DigestCache::DoesNotStart(_)));
+        for ttl in ["soon", "-1m", ""] {
+            assert!(matches!(digest(&[(TTL, ttl)]), DigestCache::DoesNotStart(_)), "{ttl}");
+        }
     }
 
     #[test]

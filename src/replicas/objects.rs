@@ -168,8 +168,11 @@ impl Environment {
             |origin, name: &str| Source { origin, namespace: namespace.to_owned(), name: name.to_owned() };
         let mut variables = BTreeMap::new();
         for variable in container.env.iter().flatten() {
+            let text = variable.value.as_deref().unwrap_or_default();
             let value = match &variable.value_from {
-                None => Value::Plain(variable.value.clone().unwrap_or_default().into()),
+                // `$(NAME)` is replaced when the container starts; with what, its own environment decides.
+                None if text.contains("$(") => Value::Elsewhere(source(Origin::Pod, "")),
+                None => Value::Plain(text.to_owned().into()),
                 Some(from) => Value::Elsewhere(if let Some(secret) = &from.secret_key_ref {
                     source(Origin::Secret, &secret.name)
                 } else if let Some(map) = &from.config_map_key_ref {
@@ -387,6 +390,7 @@ mod tests {
                         "name": "registry",
                         "env": [
                             { "name": "A", "value": "1" },
+                            { "name": "B", "value": "$(REDIS_SERVICE_HOST):6379" },
                             { "name": "REGISTRY_REDIS_PASSWORD",
                               "valueFrom": { "secretKeyRef": { "name": "redis", "key": "password" } } },
                         ],
@@ -406,6 +410,8 @@ mod tests {
         };
         assert_eq!(rule("REGISTRY_REDIS_PASSWORD"), "get secrets/redis in namespace n");
         assert_eq!(rule("REGISTRY_REDIS_ADDR"), "get configmaps/more in namespace n");
+        assert!(matches!(environment.get("A"), Some(Value::Plain(_))));
+        assert!(matches!(environment.get("B"), Some(Value::Elsewhere(source)) if source.rule().is_none()));
         assert!(environment.get("OTHER").is_none());
         assert_eq!(
             environment.file.unwrap().rule().unwrap().to_string(),
