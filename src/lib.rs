@@ -16,7 +16,6 @@ pub mod inventory;
 pub mod model;
 pub mod plan;
 pub mod registry;
-pub mod replicas;
 pub mod report;
 pub mod run;
 mod text;

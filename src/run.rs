@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::cache::flush::{self, FlushOptions};
+use crate::cache::{CacheOutcome, CacheStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
 use crate::error::{Exit, Failure};
@@ -15,7 +16,6 @@ use crate::inventory::{self, Read, Scope};
 use crate::model::{Inventory, Target};
 use crate::plan::{self, Plan, Rules, Stage2, StreamVerdict};
 use crate::registry::{self, Registry, Settings};
-use crate::replicas::{CacheOutcome, CacheStep};
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
 use crate::report::{printable, text};
 use crate::ui::Ui;

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use oc_prune_images::cache::replicas::{
+    CacheConfig, DescriptorCache, DigestCache, Evictor, Pace, Place, Reading, discover,
+};
 use oc_prune_images::cluster::{ConnectionOptions, Environment, install_crypto};
 use oc_prune_images::registry::{
     self, Address, Evidence, Freshness, Registry, RegistryError, RegistryUrl, Settings,
-};
-use oc_prune_images::replicas::{
-    CacheConfig, DescriptorCache, DigestCache, Evictor, Pace, Place, Reading, discover,
 };
 use sandbox::api::Rule;
 use sandbox::fault::{Action, Fault};

@@ -15,13 +15,13 @@ use tokio::sync::{RwLock, Semaphore, watch};
 
 pub use outcome::{Change, FailedObject, Outcome, Spared};
 
+use crate::cache::replicas::Evictor;
 use crate::cluster::Cluster;
 use crate::error::Failure;
 use crate::inventory;
 use crate::model::{Id, Inventory};
 use crate::plan::{ImageDecision, ImageVerdict, Plan, Stage2, decide_images, missing_images};
 use crate::registry::Registry;
-use crate::replicas::Evictor;
 use outcome::Ledger;
 
 /// A signal that ends the run.

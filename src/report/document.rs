@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::cache::CacheOutcome;
 use crate::execute::Outcome;
 use crate::model::{Id, Inventory};
 use crate::plan::{
     Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove,
     ItemVerdict, Keep, Plan, Stage2, StreamVerdict, Use, UsedBy,
 };
-use crate::replicas::CacheOutcome;
 
 /// The `apiVersion` of both documents.
 pub const API_VERSION: &str = "prune-images/v1alpha1";

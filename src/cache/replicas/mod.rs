@@ -9,10 +9,8 @@ mod caches;
 mod discover;
 mod evictor;
 mod objects;
-mod step;
 
 pub use caches::{CacheConfig, DescriptorCache, DigestCache, Password, Redis, Setting, cache_of};
 pub use discover::{Discovery, Place, Reading, discover};
 pub use evictor::{Eviction, Evictor, Outcome, Pace, Replica, Unconfirmed};
 pub use objects::{Environment, Origin, Pod, Rule, Source, Value, Workload, WorkloadKind};
-pub use step::{CacheOutcome, CacheStep};

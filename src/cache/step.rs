@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::caches::{CacheConfig, DescriptorCache, DigestCache};
-use super::discover::{Place, discover};
-use super::evictor::{Evictor, Pace, Unconfirmed};
+use super::replicas::{
+    CacheConfig, DescriptorCache, DigestCache, Evictor, Pace, Place, Unconfirmed, discover,
+};
 use crate::cluster::Cluster;
 use crate::registry::{Freshness, Registry};
 
