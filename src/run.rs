@@ -122,11 +122,7 @@ async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
     }
     let now = now(&cluster, &mut warnings).await?;
     let rules = rules(&options.prune, now);
-    let scope = Scope {
-        namespace: options.prune.namespace.clone(),
-        referrers_from: options.prune.referrers_from.clone(),
-    };
-    let read = inventory::read(&cluster, &scope, &log_reading).await?;
+    let read = inventory::read(&cluster, &scope(&options.prune), &log_reading).await?;
     let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more } = read;
     warnings.extend(more);
     refuse_undecodable(&undecodable)?;
@@ -141,10 +137,11 @@ async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
     let registry = if needs_registry {
         let managed =
             managed_hosts.iter().flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
+        let repositories_are_unknown = repositories.is_empty();
         let address = registry::choose(options.registry.url.as_ref(), repositories, managed);
         match address {
             // Without a registry there is nothing to be deleted from one.
-            Err(_) if !changes_registry(&plan) => None,
+            Err(_) if repositories_are_unknown && !changes_registry(&plan) => None,
             address => Some(connect_registry(options, &cluster, address?, ui).await?),
         }
     } else {
@@ -178,6 +175,10 @@ async fn now(cluster: &Cluster, warnings: &mut Vec<String>) -> Result<Timestamp,
         ));
     }
     Ok(local.min(server))
+}
+
+fn scope(options: &cli::PruneOptions) -> Scope {
+    Scope { namespace: options.namespace.clone(), referrers_from: options.referrers_from.clone() }
 }
 
 fn rules(options: &cli::PruneOptions, now: Timestamp) -> Rules {
@@ -389,8 +390,10 @@ async fn prune(
         }
         _ => CacheStep::Unneeded("nothing is deleted from the registry"),
     };
+    let scope = scope(&options.prune);
     let tools = Tools {
         cluster: &cluster,
+        scope: &scope,
         registry: registry.as_ref(),
         evictor: cache_step.evictor(),
         workers: options.num_workers.get(),
@@ -479,6 +482,10 @@ fn failures(failures: &[FailedObject]) -> Failure {
     let mut message = format!("prune: {} object(s) could not be pruned", failures.len());
     let mut group = None;
     let mut hints = vec!["run the same command again: what is left is tried again".to_owned()];
+    if failures.iter().any(|failure| failure.failed.ends_with("link")) {
+        hints[0] = "run the same command again: what is left is tried again, but for the links, which the API no longer knows of".into();
+        hints.insert(0, "links are removed by the registry's hard prune: oc -n openshift-image-registry exec deployment/image-registry -- /usr/bin/dockerregistry -prune=check".into());
+    }
     for FailedObject { failed, cause, object, hints: more } in failures {
         if group != Some((*failed, cause)) {
             group = Some((*failed, cause));

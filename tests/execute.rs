@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use common::cluster::names;
-use common::objects::{KEEP_ONE, digest, hours_ago, image, item, shop, stream};
+use common::objects::{HOST, KEEP_ONE, digest, hours_ago, image, item, pod, shop, stream};
 use common::{Cluster, Ran};
 use http::{Method, StatusCode};
 use sandbox::fault::{Action, Answer, Fault, FaultId};
@@ -296,6 +296,80 @@ fn what_is_in_use_by_now_stays() {
         assert!(cluster.has_blob(&digest(name)), "{name}");
     }
     assert_eq!(spared(&ran), [(digest("o"), "referencedNewly".to_owned())].into());
+}
+
+#[test]
+fn what_a_new_pod_runs_stays() {
+    let cluster = Cluster::of(shop());
+    let start = cluster.sandbox.hook(|store| {
+        if store.get("pods", "shop", "new").is_none() {
+            store.create("pods", pod("shop", "new", &format!("{HOST}/shop/web@{}", digest("o"))));
+        }
+    });
+    once(&cluster, Method::PUT, WEB_STATUS, start);
+    let ran = cluster.prune(&[KEEP_ONE, "-ojson"]).exits(0);
+    assert!(cluster.images().contains(&digest("o")), "{ran}");
+    for name in ["o", "o1", "config of o"] {
+        assert!(cluster.has_blob(&digest(name)), "{name}");
+    }
+    assert_eq!(spared(&ran), [(digest("o"), "referencedNewly".to_owned())].into());
+}
+
+#[test]
+fn an_index_that_appears_brings_its_submanifests() {
+    let cluster = Cluster::of(shop());
+    let push = cluster.sandbox.hook(|store| {
+        if store.get("imagestreams", "shop", "late").is_none() {
+            let mut index = image("late index", &[]);
+            index["dockerImageManifestMediaType"] = "application/vnd.oci.image.index.v1+json".into();
+            index["dockerImageManifests"] = json!([{ "digest": digest("late arm"), "mediaType":
+                "application/vnd.oci.image.manifest.v1+json", "manifestSize": 500, "architecture": "arm64", "os": "linux" }]);
+            store.create("images", index);
+            // It shares the only layer of the orphan that goes.
+            store.create("images", image("late arm", &["o1"]));
+            store.create("imagestreams", stream("shop", "late", &["late index"]));
+        }
+    });
+    once(&cluster, Method::PUT, WEB_STATUS, push);
+    let ran = cluster.prune(&[KEEP_ONE]).exits(0);
+    assert!(cluster.has_blob(&digest("o1")), "{ran}");
+    assert!(!cluster.images().contains(&digest("o")), "{ran}");
+}
+
+#[test]
+fn images_that_share_a_config_of_which_one_does_not_know_do_not_wait_for_each_other() {
+    let mut objects = shop();
+    for pair in 0..4 {
+        let (layer, config) = (format!("layer {pair}"), digest(&format!("config {pair}")));
+        for (name, media_type) in
+            [("knows", "application/vnd.docker.distribution.manifest.v2+json"), ("not", "")]
+        {
+            let mut shares = image(&format!("{name} {pair}"), &[&layer]);
+            shares["dockerImageMetadata"]["Id"] = config.clone().into();
+            shares["dockerImageManifestMediaType"] = media_type.into();
+            objects.push(shares);
+        }
+    }
+    for workers in ["--num-workers=1", "--num-workers=8"] {
+        let cluster = Cluster::of(objects.clone());
+        let ran = cluster.prune(&[KEEP_ONE, workers]).exits(0);
+        assert_eq!(cluster.images(), digests(&["a", "c", "e"]), "{ran}");
+        for pair in 0..4 {
+            assert!(!cluster.has_blob(&digest(&format!("config {pair}"))), "{ran}");
+            assert!(!cluster.has_blob(&digest(&format!("layer {pair}"))), "{ran}");
+        }
+    }
+}
+
+#[test]
+fn a_registry_that_refuses_the_token_stops_the_run() {
+    let cluster = Cluster::of(shop());
+    let refuse = Fault::new(Action::Answer(Answer::new(StatusCode::UNAUTHORIZED)));
+    cluster.sandbox.faults().add(refuse.method(Method::DELETE).path("/v2/"));
+    let ran = cluster.prune(&[KEEP_ONE, "--num-workers=1"]).exits(3);
+    assert!(cluster.changes().images.is_empty(), "{ran}");
+    assert_eq!(cluster.changes().statuses.len(), 1, "{ran}");
+    ran.says("hint: links are removed by the registry's hard prune");
 }
 
 /// Holds requests until the test lets them go.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oc_prune_images::inventory::read_lists;
 use oc_prune_images::model::Inventory;
-use oc_prune_images::plan::{ImageVerdict, ItemVerdict, Keep, Plan, Rules, decide};
+use oc_prune_images::plan::{ImageVerdict, ItemVerdict, Keep, Plan, Rules, decide, named_blobs};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -369,6 +369,22 @@ proptest! {
         let left = read(&after(&lists, &first));
         let second = deleted(&left, &decide(&left, &rules));
         prop_assert!(second.is_empty(), "{second:#?}");
+    }
+
+    #[test]
+    fn a_blob_goes_once_and_with_the_last_image_that_names_it((world, rules) in (worlds(), rules())) {
+        let inventory = read(&world.lists());
+        let plan = decide(&inventory, &rules);
+        let doomed = |position: &usize| plan.images[*position].verdict == ImageVerdict::Delete;
+        let mut seen = BTreeSet::new();
+        for (position, decision) in plan.images.iter().enumerate() {
+            for blob in &decision.blobs {
+                prop_assert!(seen.insert(*blob), "{} goes twice", inventory.names.text(*blob));
+                let names = |other: &usize| named_blobs(&inventory, *other).any(|named| named == *blob);
+                let last = (0..plan.images.len()).filter(doomed).filter(names).last();
+                prop_assert_eq!(last, Some(position));
+            }
+        }
     }
 
     #[test]

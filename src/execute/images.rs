@@ -14,7 +14,7 @@ use super::{Change, FailedObject, Run, Spared};
 use crate::cluster::{ApiError, ApiRequest};
 use crate::inventory::image_path;
 use crate::model::{Id, Image, Inventory};
-use crate::plan::{ImageDecision, ImageVerdict};
+use crate::plan::{ImageDecision, ImageVerdict, named_blobs};
 
 /// How far an image is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +42,7 @@ impl Progress {
             .map(|blob| (*blob, Vec::new()))
             .collect();
         for position in doomed {
-            let image = &inventory.images.all()[position];
-            let blobs =
-                inventory.images.layers(position).iter().copied().chain(image.config).chain([image.name]);
-            for blob in blobs {
+            for blob in named_blobs(inventory, position) {
                 if let Some(images) = shared.get_mut(&blob)
                     && images.last() != Some(&position)
                 {
@@ -64,7 +61,7 @@ impl Progress {
     /// Waits until the other images that name the blob are done; whether all of them are gone.
     async fn others_are_gone(&self, position: usize, blob: Id) -> bool {
         let Some(images) = self.shared.get(&blob) else { return true };
-        let others = || images.iter().copied().filter(|other| *other != position);
+        let others = || images.iter().copied().filter(|other| *other < position);
         let mut states = self.states.subscribe();
         let done = states.wait_for(|states| others().all(|other| states[other] != State::Open)).await;
         done.is_ok_and(|states| others().all(|other| states[other] == State::Gone))
@@ -114,12 +111,14 @@ impl Run<'_> {
 
     /// Whether the blob is gone.
     async fn blob(&self, digest: String, bytes: Option<u64>) -> bool {
-        let Some(registry) = self.tools.registry else { return true };
+        // Without a registry nothing is gone from one, unless it was to be left alone.
+        let Some(registry) = self.tools.registry else { return !self.plan.rules.prune_registry };
         let permit = self.permits.acquire().await;
         let result = registry.delete_blob(&digest).await;
         drop(permit);
         match result {
             Ok(_) => {
+                self.registry_answered();
                 // At once: the later it is sent, the more likely it removes what an upload has brought back. What a
                 // replica does not confirm, the evictor remembers.
                 if let Some(evictor) = self.tools.evictor {
@@ -129,6 +128,7 @@ impl Run<'_> {
                 true
             }
             Err(error) => {
+                self.registry_failed(&error);
                 let (cause, hints) = (error.to_string(), error.hints());
                 self.ledger.failed(FailedObject { failed: "delete blob", cause, object: digest, hints });
                 false

@@ -9,7 +9,7 @@ mod outcome;
 mod streams;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{RwLock, Semaphore, watch};
 
@@ -18,10 +18,10 @@ pub use outcome::{Change, FailedObject, Outcome, Spared};
 use crate::cache::replicas::Evictor;
 use crate::cluster::Cluster;
 use crate::error::Failure;
-use crate::inventory;
+use crate::inventory::{self, Scope};
 use crate::model::{Id, Inventory};
-use crate::plan::{ImageDecision, ImageVerdict, Plan, Stage2, decide_images, missing_images};
-use crate::registry::Registry;
+use crate::plan::{ImageDecision, ImageVerdict, ItemVerdict, Plan, Stage2, decide_images, missing_images};
+use crate::registry::{Registry, RegistryError};
 use outcome::Ledger;
 
 /// A signal that ends the run.
@@ -37,6 +37,8 @@ pub enum Signal {
 pub struct Tools<'a> {
     /// The API server.
     pub cluster: &'a Cluster,
+    /// What was read for the plan: referrers are read again before images go.
+    pub scope: &'a Scope,
     /// The registry; absent with `--prune-registry=false`.
     pub registry: Option<&'a Registry>,
     /// Makes the registry's replicas forget each blob as it goes, where they can be reached.
@@ -68,9 +70,14 @@ struct Run<'a> {
     permits: Semaphore,
     ledger: Ledger<'a>,
     stopped: AtomicBool,
-    /// The registry deletes no links at all: what goes on would leave links that nobody knows of any longer.
+    /// The registry does not delete: what goes on would leave links that nobody knows of any longer.
     refused: AtomicBool,
+    /// How many deletions in a row got no answer, or a server error.
+    unanswered: AtomicUsize,
 }
+
+/// After so many deletions in a row without an answer the registry counts as gone.
+const UNANSWERED: usize = 5;
 
 /// Carries the plan out. Failures of single objects do not stop the others.
 pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Outcome {
@@ -90,11 +97,12 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Out
         inventory: RwLock::new(inventory),
         stopped: AtomicBool::new(false),
         refused: AtomicBool::new(false),
+        unanswered: AtomicUsize::new(0),
     };
     let removed = run.streams().await;
     let candidates: BTreeSet<Id> = planned.union(&removed).copied().collect();
     if plan.stage2 == Stage2::Runs && !candidates.is_empty() && run.goes_on() {
-        run.second_stage(&planned, &candidates).await;
+        run.second_stage(&planned, &removed, &candidates).await;
     }
     let signal = if run.stopped.load(Ordering::Relaxed) { *run.tools.stop.borrow() } else { None };
     run.ledger.finish(signal)
@@ -113,8 +121,31 @@ impl Run<'_> {
         goes_on
     }
 
+    /// Nothing new is started once the registry refuses to delete, or is not there.
+    fn registry_failed(&self, error: &RegistryError) {
+        let refused = match error {
+            RegistryError::DeletionDisabled
+            | RegistryError::ReadOnly
+            | RegistryError::Unauthorized { .. }
+            | RegistryError::Token(_) => true,
+            RegistryError::Unavailable { .. } | RegistryError::Connection { .. } => {
+                self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= UNANSWERED
+            }
+            RegistryError::InvalidName { .. }
+            | RegistryError::StillListedOrDisabled
+            | RegistryError::Unexpected { .. } => false,
+        };
+        if refused {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn registry_answered(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
+    }
+
     /// Stage 2, from the streams as they are now.
-    async fn second_stage(&self, planned: &BTreeSet<Id>, candidates: &BTreeSet<Id>) {
+    async fn second_stage(&self, planned: &BTreeSet<Id>, removed: &BTreeSet<Id>, candidates: &BTreeSet<Id>) {
         let decisions = match self.decide_again(candidates).await {
             Ok(decisions) => decisions,
             Err(failure) => {
@@ -128,10 +159,20 @@ impl Run<'_> {
             }
         };
         let inventory = self.inventory.read().await;
+        // Images whose items were to go and did not: their stream could not be updated.
+        let left: BTreeSet<Id> = self
+            .plan
+            .streams
+            .iter()
+            .flat_map(|stream| &stream.items)
+            .filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)) && !removed.contains(&item.image))
+            .map(|item| item.image)
+            .collect();
         for (image, decision) in inventory.images.all().iter().zip(&decisions) {
             if planned.contains(&image.name) && decision.verdict != ImageVerdict::Delete {
                 let object = inventory.names.text(image.name).into_owned();
-                self.ledger.spared(Spared { object, reason: "referencedNewly" });
+                let reason = if left.contains(&image.name) { "failedRemoval" } else { "referencedNewly" };
+                self.ledger.spared(Spared { object, reason });
             }
         }
         self.images(&inventory, &decisions).await;
@@ -140,10 +181,12 @@ impl Run<'_> {
     async fn decide_again(&self, candidates: &BTreeSet<Id>) -> Result<Vec<ImageDecision>, Failure> {
         let mut inventory = self.inventory.write().await;
         inventory::reread_streams(self.tools.cluster, &mut inventory).await?;
+        inventory::reread_referrers(self.tools.cluster, self.tools.scope, &mut inventory).await?;
         let missing = missing_images(&inventory, &self.plan.rules, &inventory.streams);
         inventory::add_appeared(self.tools.cluster, &mut inventory, &missing).await?;
         let all = inventory.images.all();
-        match decide_images(&inventory, self.plan, |position| candidates.contains(&all[position].name)) {
+        match decide_images(&inventory, &self.plan.rules, |position| candidates.contains(&all[position].name))
+        {
             (decisions, Stage2::Runs) => Ok(decisions),
             _ => Err(Failure::nothing_changed("an image without metadata appeared meanwhile")),
         }

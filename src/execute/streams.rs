@@ -1,7 +1,6 @@
 //! Stage 1: the status of a stream, then its manifest links, then its layer links.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,14 +78,17 @@ impl Run<'_> {
         let repository = stream.repository();
         let mut progress = Progress { now: stream.clone(), made: Vec::new(), unanswered: None };
         if let Err(failure) = self.update(stream, planned, &mut progress).await {
+            let made = progress.made.len();
             if progress.unanswered.is_some()
                 && let Ok(Some((_, now))) = self.fetch(stream).await
             {
                 progress.saw(now);
             }
-            let Failure { message, hints, .. } = failure;
-            let object = repository.clone();
-            self.ledger.failed(FailedObject { failed: "update image stream", cause: message, object, hints });
+            if progress.made.len() == made {
+                let Failure { message: cause, hints, .. } = failure;
+                let object = repository.clone();
+                self.ledger.failed(FailedObject { failed: "update image stream", cause, object, hints });
+            }
         }
         let Removed { images, manifest_links, layer_links, held } = self.removed(&progress).await;
         self.links(&repository, &manifest_links, Link::Manifest, &held).await;
@@ -116,6 +118,11 @@ impl Run<'_> {
             };
             if decision.removed() == 0 {
                 return Ok(());
+            }
+            let links = decision.manifest_links.len() + decision.layer_links.len();
+            if links > 0 && self.tools.registry.is_none() {
+                return Err(Failure::nothing_changed("the registry that holds its links is not known")
+                    .hint("name it: --registry-url=https://HOST[:PORT]"));
             }
             let after = remove_items(&mut object, &fresh, &decision).map_err(Failure::nothing_changed)?;
             let body =
@@ -208,6 +215,7 @@ impl Run<'_> {
             drop(permit);
             match result {
                 Ok(_) => {
+                    self.registry_answered();
                     let repository = repository.to_owned();
                     self.ledger.changed(match kind {
                         Link::Manifest => Change::ManifestLink { repository, digest },
@@ -219,9 +227,7 @@ impl Run<'_> {
                     self.ledger.spared(Spared { object, reason: "heldByIndex" });
                 }
                 Err(error) => {
-                    if matches!(error, RegistryError::DeletionDisabled | RegistryError::ReadOnly) {
-                        self.refused.store(true, Ordering::Relaxed);
-                    }
+                    self.registry_failed(&error);
                     self.ledger.failed(FailedObject {
                         failed: match kind {
                             Link::Manifest => "delete manifest link",

@@ -420,7 +420,11 @@ impl ImageObject<'_> {
                     image.config = Some(names.intern(&metadata.id));
                 }
             }
-            Some(Err(error)) => decoded = Err(error.to_string()),
+            Some(Err(error)) => {
+                // Nobody knows which config it needs: as if it had none.
+                image.metadata_absent = !image.index;
+                decoded = Err(error.to_string());
+            }
             Some(Ok(None)) | None => image.metadata_absent = !image.index,
         }
         let mut layers: Vec<Id> = Vec::with_capacity(self.docker_image_layers.len());
@@ -998,9 +1002,9 @@ impl Refers for AnyObject {
             }
         }
         let mut mentions = Vec::new();
-        for part in ["spec", "status", "data"] {
-            if let Some(value) = self.0.get(part) {
-                walk(&format!(".{part}"), value, &mut mentions);
+        for (name, value) in self.0.as_object().into_iter().flatten() {
+            if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+                walk(&format!(".{name}"), value, &mut mentions);
             }
         }
         (!mentions.is_empty()).then(|| Referrer {

@@ -64,7 +64,9 @@ impl List {
     #[must_use]
     pub fn of_referrers(group: &str, version: &str, resource: &str) -> Self {
         let kind = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
-        Self::new(group, version, resource, Content::Referrers(Kind::Other(kind.into())))
+        let list = Self::new(group, version, resource, Content::Referrers(Kind::Other(kind.into())));
+        // Who names a resource counts on what it protects.
+        Self { absence: Absence::Stops, ..list }
     }
 
     /// The list of Images: read before the streams, so that a stream names no image that is not there yet.
@@ -147,6 +149,12 @@ impl Parts {
     pub(super) fn into_streams(mut self) -> (Names, Vec<Stream>) {
         sort_streams(&mut self.streams);
         (self.images.names, self.streams)
+    }
+
+    /// The referrers, sorted, their digests interned.
+    pub(super) fn into_referrers(mut self, names: &mut Names) -> Vec<Referrer> {
+        sort_referrers(&mut self.referrers, names);
+        self.referrers
     }
 
     /// Forgets what a list gave so far: it is read again from its start.
@@ -274,12 +282,16 @@ impl Parts {
         let ImageReader { mut names, images, managed_hosts, undecodable, .. } = images;
         sort_streams(&mut streams);
         protected_namespaces.sort_unstable();
-        referrers.sort_by(|a, b| (&a.kind, &a.namespace, &a.name).cmp(&(&b.kind, &b.namespace, &b.name)));
-        for mention in referrers.iter().flat_map(|referrer| &referrer.mentions) {
-            intern(&mut names, &mention.target);
-        }
+        sort_referrers(&mut referrers, &mut names);
         let inventory = Inventory { names, images, streams, referrers, limits, protected_namespaces };
         Read { inventory, repositories, managed_hosts, undecodable, warnings }
+    }
+}
+
+fn sort_referrers(referrers: &mut [Referrer], names: &mut Names) {
+    referrers.sort_by(|a, b| (&a.kind, &a.namespace, &a.name).cmp(&(&b.kind, &b.namespace, &b.name)));
+    for mention in referrers.iter().flat_map(|referrer| &referrer.mentions) {
+        intern(names, &mention.target);
     }
 }
 

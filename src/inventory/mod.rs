@@ -6,5 +6,6 @@ mod read;
 
 pub use lists::{Absence, Content, List, Parts, Read, read_lists};
 pub use read::{
-    Event, ResourceName, Scope, add_appeared, image_path, read, reduce_stream, reread_streams, stream_path,
+    Event, ResourceName, Scope, add_appeared, image_path, read, reduce_stream, reread_referrers,
+    reread_streams, stream_path,
 };

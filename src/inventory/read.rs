@@ -1,5 +1,6 @@
 //! The reading itself: pages, several lists in flight, restarts.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -64,32 +65,14 @@ pub enum Event {
 /// # Errors
 /// A list that may not be read stops the run, with the right that is missing; so does one that cannot be decoded.
 pub async fn read(cluster: &Cluster, scope: &Scope, tell: &(dyn Fn(Event) + Sync)) -> Result<Read, Failure> {
-    let mut others = List::others();
-    for name in &scope.referrers_from {
-        others.push(resolve(cluster, name).await?);
-    }
+    let others = other_lists(cluster, scope).await?;
     let images_then_streams = async {
         let mut parts = Parts::default();
         read_list(cluster, &List::images(), None, &mut parts, tell).await?;
         read_list(cluster, &List::image_streams(), scope.namespace.as_deref(), &mut parts, tell).await?;
         Ok(parts)
     };
-    let rest = futures::stream::iter(others).map(|list| async move {
-        let namespace = scope.namespace.as_deref().filter(|_| list.content == Content::LimitRanges);
-        let mut parts = Parts::default();
-        read_list(cluster, &list, namespace, &mut parts, tell).await?;
-        Ok(parts)
-    });
-    let rest = async {
-        let (mut all, mut failures) = (Vec::new(), Vec::new());
-        for result in rest.buffered(LISTS_IN_FLIGHT).collect::<Vec<Result<Parts, Failure>>>().await {
-            match result {
-                Ok(parts) => all.push(parts),
-                Err(failure) => failures.push(failure),
-            }
-        }
-        if failures.is_empty() { Ok(all) } else { Err(failures) }
-    };
+    let rest = read_lists(cluster, others, scope.namespace.as_deref(), tell);
     let images_then_streams = std::pin::pin!(images_then_streams);
     let rest = std::pin::pin!(rest);
     let (mut parts, rest) = match futures::future::select(images_then_streams, rest).await {
@@ -112,6 +95,38 @@ pub async fn read(cluster: &Cluster, scope: &Scope, tell: &(dyn Fn(Event) + Sync
         parts.merge(other);
     }
     Ok(parts.finish())
+}
+
+/// Every list but those of images and image streams.
+async fn other_lists(cluster: &Cluster, scope: &Scope) -> Result<Vec<List>, Failure> {
+    let mut others = List::others();
+    for name in &scope.referrers_from {
+        others.push(resolve(cluster, name).await?);
+    }
+    Ok(others)
+}
+
+/// Reads lists side by side; all of them, so that all missing rights are seen.
+async fn read_lists(
+    cluster: &Cluster,
+    lists: Vec<List>,
+    namespace: Option<&str>,
+    tell: &(dyn Fn(Event) + Sync),
+) -> Result<Vec<Parts>, Vec<Failure>> {
+    let results = futures::stream::iter(lists).map(|list| async move {
+        // Referrers are read cluster-wide, whatever the streams are limited to.
+        let namespace = namespace.filter(|_| list.content == Content::LimitRanges);
+        let mut parts = Parts::default();
+        read_list(cluster, &list, namespace, &mut parts, tell).await.map(|()| parts)
+    });
+    let (mut all, mut failures) = (Vec::new(), Vec::new());
+    for result in results.buffered(LISTS_IN_FLIGHT).collect::<Vec<Result<Parts, Failure>>>().await {
+        match result {
+            Ok(parts) => all.push(parts),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() { Ok(all) } else { Err(failures) }
 }
 
 /// Several lists that cannot be read are one failure, so that all missing rights are seen at once.
@@ -278,7 +293,8 @@ fn segment(name: &str) -> String {
     segment
 }
 
-/// Asks for images by name that the list of images did not have, and adds those that exist by now.
+/// Asks for images by name that the list of images did not have, and adds those that exist by now; indexes with
+/// their sub-manifests. Returns how many.
 ///
 /// # Errors
 /// An answer other than "here it is" and "not found": nobody knows whether the image is there.
@@ -287,29 +303,56 @@ pub async fn add_appeared(
     inventory: &mut Inventory,
     missing: &[Id],
 ) -> Result<usize, Failure> {
-    let names: Vec<String> = missing.iter().map(|id| inventory.names.text(*id).into_owned()).collect();
-    let found: Vec<Option<Bytes>> = futures::stream::iter(names)
-        .map(|name| async move {
-            match cluster.request(ApiRequest::get(image_path(&name)).max_body(PAGE_BYTES)).await {
-                Ok(response) => Ok(Some(response.body)),
-                Err(ApiError::NotFound { .. }) => Ok(None),
-                Err(error) => Err(cluster.failure(&error, &format!("get image {name}"))),
-            }
-        })
-        .buffered(GETS_IN_FLIGHT)
-        .try_collect()
-        .await?;
-    let mut added = 0;
-    for body in found.into_iter().flatten() {
-        let reduced = decode::image(&body)
-            .map_err(|error| error.to_string())
-            .and_then(|object| object.reduce(&mut inventory.names, &mut inventory.images, true));
-        reduced.map_err(|error| {
-            Failure::nothing_changed(format!("get an image that appeared meanwhile: {error}"))
-        })?;
-        added += 1;
+    let before = inventory.images.all().len();
+    let mut asked: BTreeSet<Id> = missing.iter().copied().collect();
+    let mut open = missing.to_vec();
+    while !open.is_empty() {
+        let names: Vec<String> = open.drain(..).map(|id| inventory.names.text(id).into_owned()).collect();
+        let found: Vec<(String, Option<Bytes>)> = futures::stream::iter(names)
+            .map(|name| async move {
+                match cluster.request(ApiRequest::get(image_path(&name)).max_body(PAGE_BYTES)).await {
+                    Ok(response) => Ok((name, Some(response.body))),
+                    Err(ApiError::NotFound { .. }) => Ok((name, None)),
+                    Err(error) => Err(cluster.failure(&error, &format!("get image {name}"))),
+                }
+            })
+            .buffered(GETS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let added = inventory.images.all().len();
+        for (name, body) in found.into_iter().filter_map(|(name, body)| Some((name, body?))) {
+            let reduced = decode::image(&body)
+                .map_err(|error| error.to_string())
+                .and_then(|object| object.reduce(&mut inventory.names, &mut inventory.images, true));
+            reduced.map_err(|error| Failure::nothing_changed(format!("get image {name}: {error}")))?;
+        }
+        // An index that appeared brings its sub-manifests, which no item names.
+        for position in added..inventory.images.all().len() {
+            let manifests = inventory.images.manifests(position).iter();
+            open.extend(manifests.filter(|id| inventory.images.find(**id).is_none() && asked.insert(**id)));
+        }
     }
-    Ok(added)
+    Ok(inventory.images.all().len() - before)
+}
+
+/// Reads everything that refers to images again: what became referenced since the plan was made stays.
+///
+/// # Errors
+/// As [`read`]; the inventory is then as it was.
+pub async fn reread_referrers(
+    cluster: &Cluster,
+    scope: &Scope,
+    inventory: &mut Inventory,
+) -> Result<(), Failure> {
+    let mut lists = other_lists(cluster, scope).await?;
+    lists.retain(|list| matches!(list.content, Content::Referrers(_)));
+    let parts = read_lists(cluster, lists, None, &|_| {}).await.map_err(together)?;
+    let mut all = Parts::default();
+    for part in parts {
+        all.merge(part);
+    }
+    inventory.referrers = all.into_referrers(&mut inventory.names);
+    Ok(())
 }
 
 /// Reads all image streams again: what they name now is in use, whatever the first reading said.

@@ -144,10 +144,14 @@ pub fn is_digest(name: &str) -> bool {
         "sha384" => lower_hex(96),
         "sha512" => lower_hex(128),
         _ => {
-            let mut parts = algorithm.split(['.', '+', '_', '-']);
-            parts.all(|part| !part.is_empty() && part.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9')))
-                && !value.is_empty()
-                && value.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'=' | b'_' | b'-'))
+            // Distribution's grammar: parts such as `tarsum.dev+sha256`, at least 32 hex digits.
+            let is_part = |part: &str| {
+                part.starts_with(|c: char| c.is_ascii_lowercase())
+                    && part.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9'))
+            };
+            algorithm.split(['.', '+', '_', '-']).all(is_part)
+                && (32..=256).contains(&value.len())
+                && value.bytes().all(|c| c.is_ascii_hexdigit())
         }
     }
 }
@@ -180,7 +184,9 @@ mod tests {
     #[test]
     fn knows_what_a_registry_can_hold() {
         let good = format!("sha256:{}", "a".repeat(64));
-        for digest in [good.as_str(), "tarsum.dev+sha256:0a1b", "tarsum.v1+sha256:AB-_="] {
+        let tarsum = format!("tarsum.dev+{good}");
+        let old = format!("md5:{}", "0F".repeat(16));
+        for digest in [good.as_str(), &tarsum, &old] {
             assert!(is_digest(digest), "{digest}");
         }
         let upper = good.to_uppercase();
@@ -196,6 +202,7 @@ mod tests {
             "a..b:c",
             "x:é",
             "x:a%2f",
+            "md5:abc",
         ] {
             assert!(!is_digest(name), "{name}");
         }

@@ -211,15 +211,16 @@ impl Plan {
     }
 }
 
-/// Decides about images once stage 1 is done: `inventory.streams` are the streams as they are now, and all their
-/// items count. Only images of which `planned` says so (by position) may go: nobody agreed to more.
+/// Decides about images once stage 1 is done: `inventory` has streams and referrers as they are now, and all items
+/// count. Only images of which `planned` says so (by position) may go: nobody agreed to more.
 #[must_use]
 pub fn decide_images(
     inventory: &Inventory,
-    plan: &Plan,
+    rules: &Rules,
     planned: impl Fn(usize) -> bool,
 ) -> (Vec<ImageDecision>, Stage2) {
-    let (mut decider, stage2) = Decider::new(inventory, &plan.rules, &plan.references, Safety::Ours);
+    let references = References::collect(inventory, rules);
+    let (mut decider, stage2) = Decider::new(inventory, rules, &references, Safety::Ours);
     let kept: Vec<_> = inventory.streams.iter().map(all_kept).collect();
     (decider.images(&kept, stage2, planned), stage2)
 }
@@ -275,6 +276,8 @@ pub fn missing_images(inventory: &Inventory, rules: &Rules, streams: &[Stream]) 
         |stream: &&Stream| rules.namespace.as_deref().is_none_or(|namespace| *namespace == *stream.namespace);
     let named = streams.iter().filter(in_scope).flat_map(items).map(|(_, _, item)| item.image);
     let mut missing: Vec<Id> = named.filter(|image| inventory.images.find(*image).is_none()).collect();
+    // No image can have an empty name, and asking for it would list them all.
+    missing.retain(|image| !inventory.names.text(*image).is_empty());
     missing.sort_unstable();
     missing.dedup();
     missing
@@ -701,18 +704,31 @@ impl<'a> Decider<'a> {
         let mut decisions: Vec<ImageDecision> =
             verdicts.into_iter().map(|verdict| ImageDecision { verdict, blobs: Vec::new() }).collect();
         if self.rules.prune_registry {
+            let doomed = |decision: &ImageDecision| decision.verdict == ImageVerdict::Delete;
+            for (position, _) in decisions.iter().enumerate().filter(|(_, decision)| doomed(decision)) {
+                let manifest = self.inventory.images.all()[position].name;
+                for blob in deletable_blobs(self.inventory, position).chain([manifest]) {
+                    self.goes(blob);
+                }
+            }
+            // With the last image that names it in any way, so that whoever waits for the others waits for earlier
+            // ones alone.
+            let mut placed = Marks::new(self.inventory.names.len());
             for (position, decision) in decisions.iter_mut().enumerate().rev() {
-                if decision.verdict == ImageVerdict::Delete {
-                    let manifest = self.inventory.images.all()[position].name;
-                    decision.blobs = deletable_blobs(self.inventory, position)
-                        .chain([manifest])
-                        .filter(|blob| self.goes(*blob))
-                        .collect();
+                if doomed(decision) {
+                    let named = named_blobs(self.inventory, position);
+                    decision.blobs = named.filter(|blob| self.gone.has(*blob) && placed.add(*blob)).collect();
                 }
             }
         }
         decisions
     }
+}
+
+/// Every blob that an image names in any way, its manifest last.
+pub fn named_blobs(inventory: &Inventory, position: usize) -> impl Iterator<Item = Id> + '_ {
+    let image = &inventory.images.all()[position];
+    inventory.images.layers(position).iter().copied().chain(image.config).chain([image.name])
 }
 
 /// What the reference implementation deletes with an image: layers, and the config where the media type has one.

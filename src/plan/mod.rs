@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use decide::{
     ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Plan, Stage2,
-    StreamDecision, StreamVerdict, UsedBy, decide, decide_images, missing_images, needed_in_repository,
+    StreamDecision, StreamVerdict, UsedBy, decide, decide_images, missing_images, named_blobs,
+    needed_in_repository,
 };
 pub use differences::{Differing, DifferingObject};
 pub use references::{InvalidReference, References, Use};

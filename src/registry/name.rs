@@ -5,6 +5,7 @@
 use url::Url;
 
 use super::answer::RegistryError;
+use crate::model::is_digest;
 
 /// The longest repository name, in bytes (distribution's grammar).
 const LONGEST_REPOSITORY: usize = 255;
@@ -80,19 +81,6 @@ fn is_component(component: &str) -> bool {
         && component.split(is_alphanumeric).all(|separator| {
             matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|b| b == b'-')
         })
-}
-
-/// Whether it is a digest of distribution's grammar: `algorithm:hex`, the algorithm of parts such as
-/// `tarsum.dev+sha256`, at least 32 hex digits.
-fn is_digest(digest: &str) -> bool {
-    let Some((algorithm, hex)) = digest.split_once(':') else { return false };
-    let is_part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphabetic())
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    };
-    algorithm.split(['-', '_', '+', '.']).all(is_part)
-        && (32..=256).contains(&hex.len())
-        && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
