@@ -381,7 +381,7 @@ proptest! {
             for blob in &decision.blobs {
                 prop_assert!(seen.insert(*blob), "{} goes twice", inventory.names.text(*blob));
                 let names = |other: &usize| named_blobs(&inventory, *other).any(|named| named == *blob);
-                let last = (0..plan.images.len()).filter(doomed).filter(names).last();
+                let last = (0..plan.images.len()).filter(doomed).rfind(names);
                 prop_assert_eq!(last, Some(position));
             }
         }
