@@ -325,6 +325,22 @@ proptest! {
                         .map(|(image, _)| digest("image", *image)),
                 ),
             }
+            let digests = pod.image_id.into_iter().chain(match pod.reference {
+                Reference::Digest(image) => Some(image),
+                Reference::Tag(_) => None,
+            });
+            let listed = world.streams.get(usize::from(pod.stream)).map(|stream| stream.tags.concat());
+            for image in digests {
+                // What is pulled by digest keeps its links in that repository, though no item names it.
+                if listed.as_ref().is_some_and(|items| items.iter().all(|(named, _)| *named != image)) {
+                    let mut needed = BTreeSet::new();
+                    needs(&lists["images"], &digest("image", image), &mut needed);
+                    for name in needed {
+                        let link = format!("layer link ns/s{}@{name}", pod.stream);
+                        prop_assert!(!deleted.contains(&link), "{link} is in use");
+                    }
+                }
+            }
             for image in images {
                 needs(&lists["images"], &image, &mut used);
             }
