@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::objects::{KEEP_ONE, digest, image, item, shop, stream};
+use common::objects::{HOST, KEEP_ONE, digest, image, item, shop, stream};
 use common::{Cluster, Ran};
 use http::{HeaderMap, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
@@ -353,4 +353,27 @@ fn namespaces_need_not_be_readable() {
     assert_eq!(doomed(&ran), digests(&["b", "d", "f", "o"]));
     let asked = cluster.sandbox.request_log().filter(|entry| entry.path == "/api/v1/namespaces");
     assert!(asked.iter().all(|entry| entry.status == Some(StatusCode::FORBIDDEN)) && !asked.is_empty());
+}
+
+#[test]
+fn what_named_resources_refer_to_stays() {
+    let mut objects = shop();
+    objects.push(json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": { "namespace": "shop", "name": "settings" },
+        "data": { "image": format!("{HOST}/shop/web@{}", digest("o")) },
+    }));
+    let cluster = Cluster::of(objects);
+    let dry_run = |user: &str, resource: &str| {
+        cluster.plugin(user).args([KEEP_ONE, "-ojson", &format!("--referrers-from={resource}")]).run()
+    };
+    let plan = dry_run("admin", "configmaps").exits(0).json();
+    let orphan =
+        plan["images"].as_array().unwrap().iter().find(|image| image["name"] == digest("o")).unwrap();
+    assert_eq!((&orphan["decision"], &orphan["reason"]), (&json!("keep"), &json!("referencedByDigest")));
+    assert_eq!(orphan["referrers"][0]["kind"], "configmaps");
+    // Who names a resource counts on it: it is not left out because it cannot be read, or is not there.
+    dry_run("pruner", "configmaps").exits(1).says("list configmaps: forbidden");
+    dry_run("admin", "builds.v9.build.openshift.io").exits(1).says("list builds.build.openshift.io");
 }
