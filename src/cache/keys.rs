@@ -1,4 +1,4 @@
-//! The keys of distribution's Redis cache (`facts.md` 3), and which of them name what was deleted. Pure.
+//! The keys of distribution's Redis cache, and which of them name what was deleted. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -38,7 +38,7 @@ pub struct CacheOutcome {
 impl CacheStep {
     /// Chooses the step: eviction where the replicas are the only caches and all of them can be reached from here.
     ///
-    /// With a Redis the replicas would fill up from it again, so eviction alone is not complete (`facts.md` 2).
+    /// With a Redis the replicas would fill up from it again, so eviction alone is not complete.
     pub async fn choose(cluster: &Cluster, registry: &Registry) -> Self {
         let found = discover(cluster, &Place::default()).await;
         match found.caches() {

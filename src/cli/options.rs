@@ -27,7 +27,7 @@ pub struct Options {
     pub connection: ConnectionOptions,
 }
 
-/// What to prune; the rules are in `semantics.md`.
+/// What to prune; the rules are in `docs/decision.md`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruneOptions {
     /// `--all`: also images that were not pushed to the integrated registry (the default).

@@ -94,7 +94,7 @@ fn keep(args: &Args) -> Result<Keep, Failure> {
     }
     match over_size {
         Some(true) => return Ok(Keep::OverSizeLimit),
-        // The reference accepts it and then keeps nearly everything (`semantics.md`, last line).
+        // The reference accepts it and then keeps nearly everything (`docs/decision.md`, last line).
         Some(false) => {
             return Err(invalid("--prune-over-size-limit", "false", "it can only be switched on")
                 .hint("leave --prune-over-size-limit out to keep by revisions and age"));

@@ -269,7 +269,7 @@ fn unreachable(doing: &str, server: &str, cause: &Cause, place: &Place<'_>) -> F
     }
 }
 
-/// What `system:image-pruner` may do (`facts.md` 6), by verb.
+/// What `system:image-pruner` may do, by verb.
 const PRUNER_READS: [&str; 14] = [
     "pods",
     "replicationcontrollers",

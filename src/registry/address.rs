@@ -208,7 +208,7 @@ pub struct Address {
 /// 1. `--registry-url` wins; nothing else is looked at.
 /// 2. Else the host in `status.dockerImageRepository` of the newest image stream that has one. The server computes
 ///    this field, so every host in it is the registry's own; streams differ only after the registry was renamed.
-///    (The reference takes the oldest by a slip: `facts.md` 8.)
+///    (The reference takes the oldest by a slip.)
 /// 3. Each managed image must name a host that some stream names. An Image's `dockerImageReference` can be written
 ///    by any project editor (imagestreammappings), in any number: a host that stands only there is never asked, not
 ///    even when most images name it. It may also be an old name of the same registry; only the administrator knows,
@@ -287,7 +287,7 @@ fn disagreement(chosen: &RegistryUrl, known: &str, foreign: &BTreeMap<String, us
 
 /// Returns the host in front of a pull spec or repository, if there is a valid one.
 ///
-/// The first component is a host if it has a `.` or `:` or is `localhost` (`semantics.md`, "Which references count").
+/// The first component is a host if it has a `.` or `:` or is `localhost` (`docs/decision.md`, "Which references count").
 fn host_of(reference: &str) -> Option<RegistryUrl> {
     let (host, _) = reference.split_once('/')?;
     if !(host.contains(['.', ':']) || host.eq_ignore_ascii_case("localhost")) {
@@ -297,7 +297,7 @@ fn host_of(reference: &str) -> Option<RegistryUrl> {
     Some(RegistryUrl { scheme: None, host, port })
 }
 
-/// Whether the host is a private address by the list in `facts.md` 5 (rule 8.6.3 of the documentation).
+/// Whether the host is a private address by rule 8.6.3 of the documentation of `oc adm prune images`.
 ///
 /// Literals and `localhost` only: what a name resolves to is decided by whoever runs the name server. Link-local
 /// IPv4 addresses (169.254/16) are not in the list.

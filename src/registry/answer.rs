@@ -1,4 +1,4 @@
-//! What the registry's answers mean. Pure; the answers were recorded from the integrated registry (`facts.md` 5).
+//! What the registry's answers mean. Pure; the answers were recorded from the integrated registry.
 
 use std::time::Duration;
 
@@ -248,7 +248,7 @@ impl Answer {
     }
 
     /// Whether the answer says that this digest's data is missing in the storage: what a replica says whose cache still
-    /// has the blob (`facts.md` 1).
+    /// has the blob.
     pub(super) fn misses_data_of(&self, digest: &str) -> bool {
         let hex = digest.rsplit(':').next().unwrap_or(digest);
         self.status == StatusCode::INTERNAL_SERVER_ERROR

@@ -126,7 +126,7 @@ impl Registry {
     /// Removes a layer's link from a repository: `DELETE /v2/<repository>/blobs/<digest>`.
     ///
     /// The stream's status must have been updated before, or a client that asks in between puts the layer back into
-    /// the caches (`facts.md` 3).
+    /// the caches.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl Registry {
     /// Removes a manifest's link from a repository: `DELETE /v2/<repository>/manifests/<digest>`.
     ///
     /// Refused with [`RegistryError::StillListedOrDisabled`] while the image stream's status lists the digest. A tag
-    /// is no digest, and never sent: the registry would accept it (`facts.md` 5).
+    /// is no digest, and never sent: the registry would accept it.
     pub async fn delete_manifest_link(
         &self,
         repository: &str,
@@ -152,8 +152,7 @@ impl Registry {
     /// `DELETE /admin/blobs/<digest>`.
     ///
     /// Works even while deletion is disabled or the registry is read-only. An attempt whose answer was lost is sent
-    /// again within [`Limits`]; beyond that it must not be repeated, for an upload may have brought the digest back
-    /// (`facts.md` 2).
+    /// again within [`Limits`]; beyond that it must not be repeated, for an upload may have brought the digest back.
     pub async fn delete_blob(&self, digest: &str) -> Result<Deletion, RegistryError> {
         self.delete(Target::blob(digest)?).await
     }

@@ -94,7 +94,7 @@ pub async fn connect(settings: Settings, token_source: TokenSource) -> Result<Re
     Ok(registry)
 }
 
-/// Collects the authorities that may sign the registry's certificate (`facts.md` 5).
+/// Collects the authorities that may sign the registry's certificate.
 ///
 /// `--certificate-authority` is added to the kubeconfig's CA; with neither, the system's count. Inside a pod the API's
 /// CA does not sign the registry: the service CA is added where there is one, else the system's.

@@ -1,4 +1,4 @@
-//! What an answer for a pruned blob says about the cache of the replica that gave it. Pure (`facts.md` 1).
+//! What an answer for a pruned blob says about the cache of the replica that gave it. Pure.
 
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, LOCATION};

@@ -39,7 +39,7 @@ impl<'a> Target<'a> {
         Ok(Self::Blob { digest })
     }
 
-    /// Returns the URL to delete it at, below `base` (`semantics.md`, "Registry requests").
+    /// Returns the URL to delete it at, below `base` (distribution API, "Deleting").
     pub(super) fn url(self, base: &Url) -> Url {
         let mut url = base.clone();
         // A base has a host, so it can hold segments; each one is percent-encoded.

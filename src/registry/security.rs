@@ -42,7 +42,7 @@ pub enum Condition {
     First,
     /// The server's certificate was refused.
     CertificateRefused,
-    /// The server gave an HTTP answer to an HTTPS client (`facts.md` 5: no other error leads from https to http).
+    /// The server gave an HTTP answer to an HTTPS client (no other error leads from https to http).
     HttpAnswer,
 }
 

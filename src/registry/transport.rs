@@ -69,7 +69,7 @@ impl Limits {
     }
 }
 
-/// Which authorities may sign the registry's certificate (`facts.md` 5).
+/// Which authorities may sign the registry's certificate.
 #[derive(Debug, Clone)]
 pub(super) enum Pool {
     /// These and no others.

@@ -1,4 +1,4 @@
-//! Which caches the registry has, by its configuration. Pure: the tables of `facts.md` 2 and 4.
+//! Which caches the registry has, by its configuration. Pure: as measured on the integrated registry.
 
 use std::time::Duration;
 

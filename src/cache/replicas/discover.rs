@@ -6,7 +6,7 @@ use crate::text::sanitize;
 use super::caches::{CacheConfig, cache_of};
 use super::objects::{self, Pod, Rule, Workload};
 
-/// What selects the registry's pods where no workload says otherwise (`facts.md` 7).
+/// What selects the registry's pods where no workload says otherwise.
 const LABELS: &str = "docker-registry=default";
 
 /// The registry of clusters before the operator.

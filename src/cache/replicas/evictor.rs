@@ -3,7 +3,7 @@
 //! Which replicas there are is asked again and again, for `system:image-pruner` may not watch pods. A replica that is
 //! found late may have cached, from a client that was quick, a blob whose data was deleted between two lists; it is
 //! remembered with those digests, as one is that did not confirm. To tell it later to forget them could remove a fresh
-//! upload, so that takes an answer of the replica itself that the data is missing (`facts.md` 2).
+//! upload, so that takes an answer of the replica itself that the data is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! The registry's replicas: finds them and their caches, and makes each of them forget a blob (`facts.md` 1 to 4).
+//! The registry's replicas: finds them and their caches, and makes each of them forget a blob.
 //!
 //! [`discover`] reads pods and configuration with the rights that there are, and says which are missing;
 //! [`cache_of`] decides, without I/O, what the configuration means. An [`Evictor`] follows the replicas and sends
