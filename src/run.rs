@@ -36,13 +36,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         Invocation::CacheFlush(options) => return flush_cache(&options, ui),
         Invocation::Prune(options) => options,
     };
-    start_log(options.verbosity);
-    cluster::install_crypto();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::nothing_changed(format!("start the runtime: {error}")))?;
-    let exit = runtime.block_on(async {
+    start(options.verbosity, async {
         let mut stop = listen_to_signals(ui.clone());
         // Until something is changed there is nothing to finish: a signal ends the run at once.
         let prepared = tokio::select! {
@@ -55,27 +49,30 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
             report_dry_run(&options, ui, &prepared);
             Ok(Exit::Done)
         }
-    });
-    // A name look-up that hangs in a worker thread must not keep the process.
-    runtime.shutdown_background();
-    exit
+    })
 }
 
 fn flush_cache(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
-    start_log(options.verbosity);
-    cluster::install_crypto();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::nothing_changed(format!("start the runtime: {error}")))?;
-    let exit = runtime.block_on(async {
+    start(options.verbosity, async {
         let mut stop = listen_to_signals(ui.clone());
         // An eviction may be done twice: it is ended wherever it is, and the next run does the rest.
         tokio::select! {
             signal = first_signal(&mut stop) => Err(flush::interrupted(options, signal)),
             flushed = flush::flush(options, ui) => flushed,
         }
-    });
+    })
+}
+
+/// Starts what every run needs, and runs it.
+fn start(verbosity: u8, run: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    start_log(verbosity);
+    cluster::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::nothing_changed(format!("start the runtime: {error}")))?;
+    let exit = runtime.block_on(run);
+    // A name look-up that hangs in a worker thread must not keep the process.
     runtime.shutdown_background();
     exit
 }

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::keys::{Doomed, is_digest, is_repository};
+use super::keys::{Doomed, is_digest};
+use crate::registry::is_repository;
 use crate::text::brief;
 
 /// Why an input says nothing about what was deleted.

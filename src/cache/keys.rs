@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::registry::is_repository;
+
 /// How many members one command removes from a set.
 const MEMBERS: usize = 500;
-
-/// The longest repository name, in bytes (distribution's grammar).
-const LONGEST_REPOSITORY: usize = 255;
 
 /// What was deleted from a registry, as far as its cache is concerned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -183,20 +182,6 @@ pub fn is_digest(text: &str) -> bool {
         _ => return false,
     };
     hex.len() == length && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Whether it is a repository's name by distribution's grammar, without a host.
-#[must_use]
-pub fn is_repository(name: &str) -> bool {
-    let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_component = |component: &str| {
-        component.starts_with(is_alphanumeric)
-            && component.ends_with(is_alphanumeric)
-            && component.split(is_alphanumeric).all(|separator| {
-                matches!(separator, "" | "." | "_" | "__") || separator.bytes().all(|byte| byte == b'-')
-            })
-    };
-    name.len() <= LONGEST_REPOSITORY && name.split('/').all(is_component)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod step;
 
 pub use address::{Access, AddressError, Certificates, Protocol, RedisAddress, Topology};
 pub use input::{InputError, digests, result_document};
-pub use keys::{Doomed, Entry, Eviction, Layout, is_digest, is_repository};
+pub use keys::{Doomed, Entry, Eviction, Layout, is_digest};
 pub use problem::{Problem, RedisFailure};
 pub use redis::{Event, Evicted, Redis, Selection, Tell};
 pub use step::{CacheOutcome, CacheStep};

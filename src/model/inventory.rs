@@ -1,6 +1,6 @@
 //! What was read from the cluster, reduced to the fields that the rules of `docs/decision.md` read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Id, Names, Quantity, pull_spec};
 
@@ -92,6 +92,19 @@ impl Images {
     pub fn manifests(&self, position: usize) -> &[Id] {
         let end = self.records.get(position + 1).map_or(self.manifests.len(), |next| next.manifests as usize);
         &self.manifests[self.records[position].manifests as usize..end]
+    }
+
+    /// These names, and those of the sub-manifests below them at any depth, whether or not their Images are there.
+    #[must_use]
+    pub fn with_submanifests(&self, names: impl IntoIterator<Item = Id>) -> BTreeSet<Id> {
+        let mut open: Vec<Id> = names.into_iter().collect();
+        let mut all: BTreeSet<Id> = open.iter().copied().collect();
+        while let Some(name) = open.pop() {
+            if let Some(position) = self.find(name) {
+                open.extend(self.manifests(position).iter().filter(|manifest| all.insert(**manifest)));
+            }
+        }
+        all
     }
 
     /// The size of a blob in bytes, where any Image tells it.

@@ -232,7 +232,7 @@ pub struct Needed {
     pub manifests: BTreeSet<Id>,
     /// Blobs whose layer links must stay.
     pub blobs: BTreeSet<Id>,
-    /// Manifests that indexes among these manifests hold, at any depth: the registry serves them without a link of
+    /// These manifests, and those that indexes among them hold at any depth: the registry serves them without a link of
     /// their own, and refuses to delete that link (405).
     pub submanifests: BTreeSet<Id>,
 }
@@ -248,13 +248,7 @@ pub fn needed_in_repository(inventory: &Inventory, stream: &Stream) -> Needed {
             needed.blobs.extend(inventory.images.all()[position].config);
         }
     }
-    let mut open: Vec<Id> = needed.manifests.iter().copied().collect();
-    while let Some(index) = open.pop() {
-        if let Some(position) = inventory.images.find(index) {
-            let manifests = inventory.images.manifests(position).iter();
-            open.extend(manifests.filter(|manifest| needed.submanifests.insert(**manifest)));
-        }
-    }
+    needed.submanifests = inventory.images.with_submanifests(needed.manifests.iter().copied());
     needed
 }
 
@@ -533,17 +527,8 @@ impl<'a> Decider<'a> {
 
     /// An image and, if it is an index, all its sub-manifests at any depth, by position.
     fn with_submanifests(&self, name: Id) -> Vec<usize> {
-        let mut positions = Vec::new();
-        let mut open = vec![name];
-        while let Some(name) = open.pop() {
-            if let Some((position, _)) = self.image(name)
-                && !positions.contains(&position)
-            {
-                positions.push(position);
-                open.extend(self.inventory.images.manifests(position));
-            }
-        }
-        positions
+        let images = &self.inventory.images;
+        images.with_submanifests([name]).into_iter().filter_map(|name| images.find(name)).collect()
     }
 
     fn keep_blobs(&mut self, position: usize) {

@@ -41,7 +41,9 @@ type Cause = (Difference, Vec<Use>);
 /// Compares the plan with what the reference implementation would decide.
 pub(super) fn differences(inventory: &Inventory, plan: &Plan) -> Vec<Differing> {
     let (streams, images) = decide_as_reference(inventory, plan);
-    let comparison = Comparison { inventory, plan };
+    let all = &inventory.images;
+    let submanifests = (0..all.all().len()).flat_map(|index| all.manifests(index)).copied().collect();
+    let comparison = Comparison { inventory, plan, submanifests };
     let mut found = Vec::new();
     for (position, (ours, reference)) in (0..).zip(plan.streams.iter().zip(&streams)) {
         if ours != reference {
@@ -55,6 +57,8 @@ pub(super) fn differences(inventory: &Inventory, plan: &Plan) -> Vec<Differing> 
 struct Comparison<'a> {
     inventory: &'a Inventory,
     plan: &'a Plan,
+    /// What any index lists.
+    submanifests: BTreeSet<Id>,
 }
 
 impl Comparison<'_> {
@@ -130,7 +134,8 @@ impl Comparison<'_> {
         let repository = self.inventory.streams[stream as usize].repository();
         if let Some(references) = self.plan.references.of_stream(&repository) {
             for (referenced, uses) in &references.images {
-                if self.below(*referenced).iter().any(|image| self.names(*image, link)) {
+                let below = self.inventory.images.with_submanifests([*referenced]);
+                if below.into_iter().any(|image| self.names(image, link)) {
                     return (self.reference_difference(*referenced, uses), uses.clone());
                 }
             }
@@ -140,9 +145,7 @@ impl Comparison<'_> {
     }
 
     fn reference_difference(&self, referenced: Id, uses: &[Use]) -> Difference {
-        let images = &self.inventory.images;
-        let submanifest = (0..images.all().len()).any(|index| images.manifests(index).contains(&referenced));
-        if submanifest {
+        if self.submanifests.contains(&referenced) {
             return Difference::ReferencedSubmanifest;
         }
         super::references::difference_of_all(self.inventory, &self.plan.rules, uses)
@@ -227,22 +230,5 @@ impl Comparison<'_> {
 
     fn config_of(&self, image: Id) -> Option<Id> {
         self.inventory.images.all()[self.inventory.images.find(image)?].config
-    }
-
-    /// An image and its sub-manifests at any depth.
-    fn below(&self, image: Id) -> Vec<Id> {
-        let mut all = vec![image];
-        let mut next = 0;
-        while next < all.len() {
-            if let Some(position) = self.inventory.images.find(all[next]) {
-                for manifest in self.inventory.images.manifests(position) {
-                    if !all.contains(manifest) {
-                        all.push(*manifest);
-                    }
-                }
-            }
-            next += 1;
-        }
-        all
     }
 }

@@ -24,6 +24,7 @@ pub use answer::{Deletion, RegistryError};
 pub use client::{Registry, no_token};
 pub use connect::{SERVICE_CA, Settings, connect};
 pub use freshness::{Evidence, Freshness};
+pub use name::is_repository;
 pub use security::{Allowance, Attempt, Condition, Protection, Reason, candidates};
 pub use transport::Limits;
 

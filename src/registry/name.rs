@@ -62,10 +62,13 @@ impl<'a> Target<'a> {
 }
 
 fn check_repository(name: &str) -> Result<(), RegistryError> {
-    if name.len() <= LONGEST_REPOSITORY && name.split('/').all(is_component) {
-        return Ok(());
-    }
-    Err(RegistryError::invalid_name("repository", name))
+    if is_repository(name) { Ok(()) } else { Err(RegistryError::invalid_name("repository", name)) }
+}
+
+/// Whether it is a repository's name by distribution's grammar, without a host.
+#[must_use]
+pub fn is_repository(name: &str) -> bool {
+    name.len() <= LONGEST_REPOSITORY && name.split('/').all(is_component)
 }
 
 fn check_digest(digest: &str) -> Result<(), RegistryError> {

@@ -10,7 +10,7 @@ use crate::execute::Outcome;
 use crate::model::{Id, Inventory};
 use crate::plan::{
     Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove,
-    ItemVerdict, Keep, Plan, Stage2, StreamVerdict, Use, UsedBy,
+    ItemVerdict, Keep, Plan, Stage2, StreamVerdict, Use, UsedBy, named_blobs,
 };
 
 /// The `apiVersion` of both documents.
@@ -351,16 +351,10 @@ impl<'a> View<'a> {
     pub fn stream_bytes(&self, stream: usize, doomed: &BTreeSet<Id>) -> u64 {
         let images = &self.inventory.images;
         let removed = self.plan.streams[stream].items.iter();
-        let mut open: Vec<Id> = removed
-            .filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)))
-            .map(|item| item.image)
-            .collect();
-        let mut blobs: BTreeSet<Id> = open.iter().copied().collect();
-        while let Some(position) = open.pop().and_then(|image| images.find(image)) {
-            blobs.extend(images.layers(position));
-            blobs.extend(images.all()[position].config);
-            open.extend(images.manifests(position).iter().filter(|manifest| blobs.insert(**manifest)));
-        }
+        let removed = removed.filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)));
+        let named = images.with_submanifests(removed.map(|item| item.image));
+        let there = named.iter().filter_map(|name| images.find(*name));
+        let blobs: BTreeSet<Id> = there.flat_map(|position| named_blobs(self.inventory, position)).collect();
         blobs.intersection(doomed).filter_map(|blob| images.blob_bytes(*blob)).sum()
     }
 
