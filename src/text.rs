@@ -53,6 +53,17 @@ pub(crate) fn is_harmful(c: char) -> bool {
     !matches!(c, '"' | '\'' | '\\') && c.escape_debug().len() > 1
 }
 
+/// A word as a shell takes it.
+#[must_use]
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:@.,_-+=%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", sanitize(word).replace('\'', "'\\''"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +89,12 @@ mod tests {
         assert_eq!(brief(&long).chars().count(), LONGEST_BRIEF + 1);
         assert!(brief(&long).ends_with('…'));
         assert_eq!(brief(&"x".repeat(LONGEST_BRIEF)).len(), LONGEST_BRIEF);
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("a/b:c"), "a/b:c");
+        assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
+        assert_eq!(quoted(""), "''");
     }
 }

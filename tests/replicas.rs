@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use oc_prune_images::cache::replicas::{
-    CacheConfig, DescriptorCache, DigestCache, Evictor, Pace, Place, Reading, discover,
-};
+use oc_prune_images::cache::detect::{CacheConfig, DescriptorCache, DigestCache, Place, Reading, discover};
+use oc_prune_images::cache::replicas::{Evictor, Pace};
 use oc_prune_images::cluster::{ConnectionOptions, Environment, install_crypto};
 use oc_prune_images::registry::{
     self, Address, Evidence, Freshness, Registry, RegistryError, RegistryUrl, Settings,

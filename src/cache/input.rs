@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::keys::{Doomed, is_digest};
+use super::redis::{Doomed, is_digest};
 use crate::registry::is_repository;
 use crate::text::brief;
 

@@ -1,21 +1,15 @@
 //! The registry's caches: makes them forget what a prune deleted.
 //!
-//! `keys` says what to remove from Redis, `input` reads what was deleted, `address` reads where Redis is (all pure);
-//! `redis` speaks with it; `flush` is the subcommand `cache flush`. `replicas` finds the registry's replicas and makes
-//! each of them forget; `step` is what a prune does of it.
+//! `detect` reads which caches there are; `redis` evicts from the one that the replicas share, `replicas` from each
+//! replica's own; `step` is what a prune does of it. `input` reads what an earlier prune deleted, for `commands`: the
+//! subcommands of `cache`.
 
-mod address;
-pub mod flush;
+pub mod commands;
+pub mod detect;
 mod input;
-mod keys;
-mod problem;
-mod redis;
+pub mod redis;
 pub mod replicas;
 mod step;
 
-pub use address::{Access, AddressError, Certificates, Protocol, RedisAddress, Topology};
 pub use input::{InputError, digests, result_document};
-pub use keys::{Doomed, Entry, Eviction, Layout, is_digest};
-pub use problem::{Problem, RedisFailure};
-pub use redis::{Event, Evicted, Redis, Selection, Tell};
 pub use step::{CacheOutcome, CacheStep};

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::replicas::{
-    CacheConfig, DescriptorCache, DigestCache, Evictor, Pace, Place, Unconfirmed, discover,
-};
+use super::detect::{CacheConfig, DescriptorCache, DigestCache, Place, discover};
+use super::replicas::{Evictor, Pace, Unconfirmed};
 use crate::cluster::Cluster;
 use crate::registry::{Freshness, Registry};
 

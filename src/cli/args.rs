@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{ArgAction, Parser};
 
-const CONNECTION: &str = "Connection (the same flags as kubectl's)";
+use super::connection::ConnectionArgs;
 
 /// Prune images that nothing uses any more
 ///
@@ -124,69 +124,8 @@ pub(super) struct Args {
     #[arg(long = "version", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) version_text: Option<String>,
 
-    /// The kubeconfig file
-    ///
-    /// Default: the files in the variable KUBECONFIG, else ~/.kube/config; inside a pod that has neither, the pod's
-    /// service account.
-    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
-    pub(super) kubeconfig: Option<PathBuf>,
-
-    /// The context to use instead of the current one
-    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
-    pub(super) context: Option<String>,
-
-    /// The cluster to use instead of the context's
-    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
-    pub(super) cluster: Option<String>,
-
-    /// The user to use instead of the context's
-    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
-    pub(super) user: Option<String>,
-
-    /// The URL of the API server
-    #[arg(long, short, value_name = "URL", help_heading = CONNECTION)]
-    pub(super) server: Option<String>,
-
-    /// The bearer token for the API server and the registry
-    #[arg(long, value_name = "TOKEN", help_heading = CONNECTION)]
-    pub(super) token: Option<String>,
-
-    /// The user to impersonate
-    ///
-    /// Reaches only the API server: the registry sees the owner of the token.
-    #[arg(long = "as", value_name = "USER", help_heading = CONNECTION)]
-    pub(super) as_user: Option<String>,
-
-    /// A group to impersonate (can be repeated)
-    #[arg(long, value_name = "GROUP", action = ArgAction::Append, help_heading = CONNECTION)]
-    pub(super) as_group: Vec<String>,
-
-    /// The UID to impersonate
-    #[arg(long, value_name = "UID", help_heading = CONNECTION)]
-    pub(super) as_uid: Option<String>,
-
-    /// The client certificate, a PEM file
-    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
-    pub(super) client_certificate: Option<PathBuf>,
-
-    /// The key of the client certificate, a PEM file
-    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
-    pub(super) client_key: Option<PathBuf>,
-
-    /// Do not verify the certificate of the API server
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          help_heading = CONNECTION)]
-    pub(super) insecure_skip_tls_verify: Option<String>,
-
-    /// The name that the API server's certificate must carry
-    #[arg(long, value_name = "NAME", help_heading = CONNECTION)]
-    pub(super) tls_server_name: Option<String>,
-
-    /// How long one request to the API server may take
-    ///
-    /// 30, 30s, 2m; 0 for no limit. Default: no limit as long as the answer makes progress.
-    #[arg(long, value_name = "DURATION", help_heading = CONNECTION)]
-    pub(super) request_timeout: Option<String>,
+    #[command(flatten)]
+    pub(super) connection: ConnectionArgs,
 
     /// Words that are no flags; caught here because the command takes none.
     #[arg(hide = true)]

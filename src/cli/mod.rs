@@ -2,9 +2,11 @@
 
 mod args;
 mod cache;
+mod connection;
 pub mod duration;
 mod options;
 mod parse;
+mod redis;
 mod validate;
 mod values;
 

@@ -15,7 +15,7 @@ use super::{
     options::Options,
     validate,
 };
-use crate::{cache::flush::FlushOptions, error::Failure, text::sanitize};
+use crate::{cache::commands::flush::FlushOptions, error::Failure, text::sanitize};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]

@@ -1,10 +1,9 @@
 //! From what the user typed to what the program needs. No network: only files that flags name are read.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use jiff::SignedDuration;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-use secrecy::SecretString;
 
 use super::{
     args::Args,
@@ -14,7 +13,6 @@ use super::{
 };
 use crate::{
     cause::io_text,
-    cluster::{ConnectionOptions, RequestTimeout},
     error::Failure,
     inventory::ResourceName,
     registry::{RegistryUrl, Scheme},
@@ -44,25 +42,7 @@ pub(super) fn validate(args: Args, program: String) -> Result<Options, Failure> 
         output: output(args.output.as_deref())?,
         verbosity: verbosity(args.verbosity.as_deref())?,
         confirm: switch("--confirm", args.confirm.as_deref())?,
-        connection: ConnectionOptions {
-            kubeconfig: nonempty_path(args.kubeconfig),
-            context: nonempty(args.context),
-            cluster: nonempty(args.cluster),
-            user: nonempty(args.user),
-            server: nonempty(args.server),
-            token: nonempty(args.token).map(SecretString::from),
-            impersonate: nonempty(args.as_user),
-            impersonate_groups: args.as_group,
-            impersonate_uid: nonempty(args.as_uid),
-            request_timeout: request_timeout(args.request_timeout.as_deref())?,
-            insecure_skip_tls_verify: switch(
-                "--insecure-skip-tls-verify",
-                args.insecure_skip_tls_verify.as_deref(),
-            )?,
-            tls_server_name: nonempty(args.tls_server_name),
-            client_certificate: nonempty_path(args.client_certificate),
-            client_key: nonempty_path(args.client_key),
-        },
+        connection: args.connection.options()?,
         // Last, because it reads a file: a mistake on the command line comes first.
         registry: registry(
             args.registry_url.as_deref(),
@@ -193,23 +173,6 @@ fn is_version(part: &str) -> bool {
     let (major, stage) = rest.split_at(end);
     let is_stage = |name: &str| stage.strip_prefix(name).is_some_and(is_number);
     is_number(major) && (stage.is_empty() || is_stage("alpha") || is_stage("beta"))
-}
-
-/// kubectl's rule: a bare number counts seconds, anything else is a Go duration.
-fn request_timeout(word: Option<&str>) -> Result<RequestTimeout, Failure> {
-    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(RequestTimeout::default()) };
-    let seconds = word.parse().ok().map(Duration::from_secs);
-    let timeout = seconds.or_else(|| Duration::try_from(duration::parse(word).ok()?).ok());
-    match timeout {
-        Some(Duration::ZERO) => Ok(RequestTimeout::Unlimited),
-        Some(timeout) => Ok(RequestTimeout::Whole(timeout)),
-        None => Err(invalid(
-            "--request-timeout",
-            word,
-            "Timeout must be a single integer in seconds, or an integer followed by a corresponding time unit \
-             (e.g. 1s | 2m | 3h)",
-        )),
-    }
 }
 
 fn registry(

@@ -151,7 +151,7 @@ pub async fn discover(cluster: &Cluster, place: &Place) -> Discovery {
 }
 
 /// Lists the registry's pods. Never from a cache of the server: a pod that has an address must not be missed.
-pub(super) async fn pods(cluster: &Cluster, place: &Place, selector: &str) -> Reading<Vec<Pod>> {
+pub(in crate::cache) async fn pods(cluster: &Cluster, place: &Place, selector: &str) -> Reading<Vec<Pod>> {
     let selector: String = url::form_urlencoded::byte_serialize(selector.as_bytes()).collect();
     let path = format!("/api/v1/namespaces/{}/pods?labelSelector={selector}", place.namespace);
     let rule = Rule { name: None, ..rule("list", "", "pods", place) };

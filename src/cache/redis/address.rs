@@ -306,6 +306,49 @@ pub struct Access {
     pub patience: Duration,
 }
 
+/// Where the Redis is, as far as flags say.
+#[derive(Debug, Clone, Default)]
+pub enum Whereabouts {
+    /// Where the registry's configuration says.
+    #[default]
+    Detect,
+    /// `--redis-url=none`: there is none, whatever the configuration seems to say.
+    Absent,
+    /// `--redis-url`.
+    At(RedisAddress),
+}
+
+/// What flags say about the Redis.
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    /// Where it is.
+    pub whereabouts: Whereabouts,
+    /// How to trust it, and how to be trusted.
+    pub certificates: Certificates,
+    /// The password of `--redis-password-file`, which wins over one that is detected.
+    pub password: Option<SecretString>,
+    /// How long one step may go without an answer or any progress.
+    pub patience: Duration,
+    /// The flags as they are to be repeated, each with a blank in front; without the password.
+    pub flags: String,
+}
+
+impl RedisOptions {
+    /// How to reach the Redis: the one of `--redis-url`, else the one that was detected, if one was.
+    #[must_use]
+    pub fn access(&self, detected: Option<RedisAddress>) -> Option<Access> {
+        let mut address = match &self.whereabouts {
+            Whereabouts::At(address) => address.clone(),
+            Whereabouts::Detect => detected?,
+            Whereabouts::Absent => return None,
+        };
+        if let Some(password) = &self.password {
+            address.password = Some(password.clone());
+        }
+        Some(Access { address, certificates: self.certificates.clone(), patience: self.patience })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use secrecy::ExposeSecret as _;

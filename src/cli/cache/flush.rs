@@ -1,45 +1,22 @@
-//! The subcommands of `cache`: their flags as typed, and what becomes of them.
+//! The flags of `cache flush`.
 
-use std::{
-    ffi::OsString,
-    fmt::Write as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ffi::OsString, fmt::Write as _, path::PathBuf};
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use secrecy::SecretString;
 
-use super::{
-    duration,
+use super::super::{
     parse::{Invocation, like_pflag, usage},
-    validate::{self, invalid, nonempty, nonempty_path, switch},
+    redis::RedisArgs,
+    validate::{self, nonempty, nonempty_path, switch},
 };
 use crate::{
     cache::{
-        Access, AddressError, Certificates, RedisAddress, Topology,
-        flush::{FlushOptions, Source},
+        commands::flush::{FlushOptions, Source},
+        redis::Whereabouts,
     },
-    cause::io_text,
     error::Failure,
-    text::sanitize,
+    text::quoted,
 };
-
-const TIMEOUT: Duration = Duration::from_secs(30);
-const REDIS: &str = "Redis";
-
-/// What `cache` prints when no subcommand follows.
-const COMMANDS: &str = "\
-Make the registry's caches forget what was deleted
-
-Usage: {program} cache COMMAND [flags]
-
-Commands:
-  flush   Remove deleted blobs from the registry's Redis
-
-See '{program} cache COMMAND --help' for the flags.
-";
 
 /// Remove deleted blobs from the registry's Redis
 ///
@@ -86,33 +63,8 @@ struct FlushArgs {
     #[arg(long, value_name = "TEXT")]
     key_prefix: Option<String>,
 
-    /// The address, as redis://[USER@]HOST[:PORT][/DATABASE]
-    #[arg(long, value_name = "URL", help_heading = REDIS, long_help = REDIS_URL)]
-    redis_url: Option<String>,
-
-    /// The file that holds the password
-    #[arg(long, value_name = "FILE", help_heading = REDIS)]
-    redis_password_file: Option<PathBuf>,
-
-    /// The CA that signed the server's certificate
-    ///
-    /// Trusted instead of the system's authorities.
-    #[arg(long, value_name = "FILE", help_heading = REDIS)]
-    redis_ca: Option<PathBuf>,
-
-    /// The client certificate, a PEM file
-    #[arg(long, value_name = "FILE", help_heading = REDIS)]
-    redis_client_certificate: Option<PathBuf>,
-
-    /// The key of the client certificate, a PEM file
-    #[arg(long, value_name = "FILE", help_heading = REDIS)]
-    redis_client_key: Option<PathBuf>,
-
-    /// How long to go on without an answer or any progress
-    ///
-    /// A lost connection, a server that is loading and a failover are waited for. Default: 30s.
-    #[arg(long, value_name = "DURATION", help_heading = REDIS)]
-    redis_timeout: Option<String>,
+    #[command(flatten)]
+    redis: RedisArgs,
 
     /// How much to log on stderr, 0 to 10
     #[arg(long = "v", short = 'v', value_name = "N")]
@@ -128,14 +80,6 @@ struct FlushArgs {
     words: Vec<OsString>,
 }
 
-/// Not a doc comment: there it would be links.
-const REDIS_URL: &str = "\
-The address, as redis://[USER@]HOST[:PORT][/DATABASE]
-
-rediss:// for TLS, unix:///PATH for a socket, redis-cluster://HOST,HOST for a cluster, \
-redis-sentinel://HOST,HOST/MASTER for Sentinels. A password in it is seen by everyone who can list processes: \
-use --redis-password-file.";
-
 const AFTER: &str = "\
 Examples:
   {program} cache flush --redis-url=redis://redis:6379/1 --from=result.json
@@ -149,20 +93,6 @@ Exit codes:
   4  Redis may still name what was deleted
   130, 143  ended by Ctrl-C, by SIGTERM";
 
-/// Reads what follows the word `cache`.
-pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let commands = || Ok(Invocation::Print(COMMANDS.replace("{program}", program)));
-    let Some(first) = words.first() else { return commands() };
-    match first.to_string_lossy().as_ref() {
-        "flush" => flush(words, program),
-        "-h" | "--help" => commands(),
-        other => {
-            Err(Failure::usage(format!("unknown command \"{}\" for \"{program} cache\"", sanitize(other)))
-                .hint(format!("see what there is: {program} cache --help")))
-        }
-    }
-}
-
 fn command(program: &str) -> clap::Command {
     like_pflag(FlushArgs::command())
         .bin_name(format!("{program} cache flush"))
@@ -172,7 +102,8 @@ fn command(program: &str) -> clap::Command {
         .max_term_width(100)
 }
 
-fn flush(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
+/// Reads the words from `flush` on.
+pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
     let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let mut command = command(program);
     let args = command
@@ -198,32 +129,16 @@ fn options(args: FlushArgs, program: &str) -> Result<FlushOptions, Failure> {
     }
     let dry_run = switch("--dry-run", args.dry_run.as_deref())?;
     let verbosity = validate::verbosity(args.verbosity.as_deref())?;
-    let patience = patience(args.redis_timeout.as_deref())?;
-    let mut address = address(args.redis_url.as_deref())?;
-    let repeat = repeat(&args, &address, program);
-    let password_file = nonempty_path(args.redis_password_file);
-    if password_file.is_some() && address.password.is_some() {
-        return Err(Failure::usage(
-            "--redis-password-file cannot be specified with a password in --redis-url",
-        )
-        .hint("leave the password out of --redis-url"));
-    }
-    // Last, because these read files: a mistake on the command line comes first.
-    let certificates = certificates(
-        &address,
-        nonempty_path(args.redis_ca),
-        nonempty_path(args.redis_client_certificate),
-        nonempty_path(args.redis_client_key),
-    )?;
-    if let Some(path) = password_file {
-        address.password = Some(password(&path)?);
-    }
-    if address.user.is_some() && address.password.is_none() {
-        return Err(Failure::usage("--redis-url names a user, and there is no password")
-            .hint("give it in a file: --redis-password-file=FILE"));
-    }
+    let flags = own_flags(&args);
+    let redis = args.redis.options()?;
+    let Whereabouts::At(_) = redis.whereabouts else {
+        return Err(Failure::usage("--redis-url is needed")
+            .hint("the address is in the registry's configuration, redis.addr: --redis-url=redis://HOST:6379/DATABASE"));
+    };
+    let repeat = format!("{program} cache flush{}{flags}", redis.flags);
+    let Some(access) = redis.access(None) else { return Err(Failure::usage("--redis-url is needed")) };
     Ok(FlushOptions {
-        access: Access { address, certificates, patience },
+        access,
         source,
         scan_repositories,
         dry_run,
@@ -248,130 +163,19 @@ fn source(args: &FlushArgs) -> Result<Source, Failure> {
     }
 }
 
-fn address(url: Option<&str>) -> Result<RedisAddress, Failure> {
-    let Some(url) = url.filter(|url| !url.is_empty()) else {
-        return Err(Failure::usage("--redis-url is needed")
-            .hint("the address is in the registry's configuration, redis.addr: --redis-url=redis://HOST:6379/DATABASE"));
-    };
-    // Not the text itself: it may hold a password.
-    RedisAddress::parse(url).map_err(|error| {
-        let failure = Failure::usage(format!("invalid argument for \"--redis-url\" flag: {error}"));
-        match error {
-            AddressError::SeveralHosts => failure.hint(
-                "a cluster is redis-cluster://HOST,HOST; Sentinels are redis-sentinel://HOST,HOST/MASTER",
-            ),
-            AddressError::Setting(_) => failure.hint("settings are ?protocol=resp3 and ?db=N; a user stands before the host, a password is given in --redis-password-file=FILE"),
-            AddressError::Encoding => failure.hint("write a % in a user as %25, and give the password in --redis-password-file=FILE"),
-            _ => failure.hint("the form is redis://[USER@]HOST[:PORT][/DATABASE]"),
-        }
-    })
-}
-
-fn patience(word: Option<&str>) -> Result<Duration, Failure> {
-    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(TIMEOUT) };
-    let parsed = duration::parse(word).map_err(|error| {
-        invalid("--redis-timeout", word, error).hint("a duration is numbers with units: --redis-timeout=90s")
-    })?;
-    match Duration::try_from(parsed) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(invalid("--redis-timeout", word, "it must be greater than 0")),
-    }
-}
-
-fn certificates(
-    address: &RedisAddress,
-    ca: Option<PathBuf>,
-    certificate: Option<PathBuf>,
-    key: Option<PathBuf>,
-) -> Result<Certificates, Failure> {
-    if !address.tls && (ca.is_some() || certificate.is_some() || key.is_some()) {
-        let secure = match address.topology {
-            Topology::Cluster(_) => "rediss-cluster://",
-            Topology::Sentinel { .. } => "rediss-sentinel://",
-            Topology::Single { .. } | Topology::Unix(_) => "rediss://",
-        };
-        return Err(Failure::usage("certificates cannot be specified without TLS")
-            .hint(format!("give a {secure} URL in --redis-url, or leave the certificates out")));
-    }
-    let ca = ca
-        .map(|path| {
-            let pem = file("--redis-ca", &path)?;
-            let mut roots = rustls::RootCertStore::empty();
-            let (good, bad) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
-            if good == 0 || bad > 0 { Err(no_pem("--redis-ca", &path, "CERTIFICATE")) } else { Ok(pem) }
-        })
-        .transpose()?;
-    let client = match (certificate, key) {
-        (None, None) => None,
-        (Some(certificate), Some(key)) => {
-            let pem = file("--redis-client-certificate", &certificate)?;
-            if CertificateDer::from_pem_slice(&pem).is_err() {
-                return Err(no_pem("--redis-client-certificate", &certificate, "CERTIFICATE"));
-            }
-            let secret = file("--redis-client-key", &key)?;
-            if PrivateKeyDer::from_pem_slice(&secret).is_err() {
-                return Err(no_pem("--redis-client-key", &key, "PRIVATE KEY"));
-            }
-            let secret =
-                String::from_utf8(secret).map_err(|_| no_pem("--redis-client-key", &key, "PRIVATE KEY"))?;
-            Some((pem, SecretString::from(secret)))
-        }
-        _ => {
-            return Err(Failure::usage("--redis-client-certificate and --redis-client-key need each other"));
-        }
-    };
-    Ok(Certificates { ca, client })
-}
-
-fn password(path: &Path) -> Result<SecretString, Failure> {
-    const FLAG: &str = "--redis-password-file";
-    let text = String::from_utf8(file(FLAG, path)?)
-        .map_err(|_| Failure::nothing_changed(format!("read {FLAG}: {} is not valid UTF-8", shown(path))))?;
-    let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(Failure::nothing_changed(format!("read {FLAG}: {} is empty", shown(path))));
-    }
-    Ok(SecretString::from(password))
-}
-
-fn file(flag: &str, path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| {
-        Failure::nothing_changed(format!("read {flag}: {}: {}", shown(path), io_text(&error)))
-    })
-}
-
-fn no_pem(flag: &str, path: &Path, kind: &str) -> Failure {
-    Failure::nothing_changed(format!("read {flag}: {} holds no usable PEM block", shown(path)))
-        .hint(format!("the file must hold a block that begins with -----BEGIN {kind}-----"))
-}
-
-fn shown(path: &Path) -> String {
-    sanitize(&path.to_string_lossy())
-}
-
-/// The command line to repeat this, without the password: one in the URL must come from a file then.
-fn repeat(args: &FlushArgs, address: &RedisAddress, program: &str) -> String {
-    let mut line = format!("{program} cache flush --redis-url={}", quoted(&address.to_string()));
-    let mut add = |flag: &str, value: &str| {
-        // Writing to a `String` cannot fail.
-        let _ = write!(line, " {flag}={}", quoted(value));
-    };
+/// The flags to repeat this with, but for those of Redis.
+fn own_flags(args: &FlushArgs) -> String {
+    let mut line = String::new();
     let path =
         |path: &Option<PathBuf>| nonempty_path(path.clone()).map(|path| path.to_string_lossy().into_owned());
-    let password_file = path(&args.redis_password_file);
-    let password_file = password_file.or_else(|| address.password.as_ref().map(|_| "FILE".to_owned()));
     for (flag, value) in [
-        ("--redis-password-file", password_file),
-        ("--redis-ca", path(&args.redis_ca)),
-        ("--redis-client-certificate", path(&args.redis_client_certificate)),
-        ("--redis-client-key", path(&args.redis_client_key)),
-        ("--redis-timeout", nonempty(args.redis_timeout.clone())),
         ("--key-prefix", nonempty(args.key_prefix.clone())),
         ("--digests-from", path(&args.digests_from)),
         ("--from", path(&args.from)),
     ] {
         if let Some(value) = value {
-            add(flag, &value);
+            // Writing to a `String` cannot fail.
+            let _ = write!(line, " {flag}={}", quoted(&value));
         }
     }
     // Both were read before.
@@ -384,18 +188,10 @@ fn repeat(args: &FlushArgs, address: &RedisAddress, program: &str) -> String {
     line
 }
 
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:@.,_-+=%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", sanitize(word).replace('\'', "'\\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use secrecy::ExposeSecret as _;
 
     use super::*;
@@ -459,13 +255,6 @@ mod tests {
         );
         assert_eq!(flush_options("--redis-url=redis://h --all").source, Source::All);
         assert_eq!(flush_options("--redis-url=redis://h --from=a").source, Source::Result("a".into()));
-    }
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        assert_eq!(quoted("a/b:c"), "a/b:c");
-        assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
-        assert_eq!(quoted(""), "''");
     }
 
     #[test]

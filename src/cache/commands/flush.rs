@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::input::{self, InputError};
-use super::keys::{Doomed, Layout};
-use super::redis::{Event, Evicted, Redis, Selection};
-use super::{Access, RedisFailure};
+use super::super::input::{self, InputError};
+use super::super::redis::{Access, Doomed, Event, Evicted, Layout, Redis, RedisFailure, Selection};
 use crate::cause::io_text;
 use crate::error::{Exit, Failure};
 use crate::execute::Signal;

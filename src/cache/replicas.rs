@@ -14,8 +14,7 @@ use futures::future::join_all;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
-use super::discover::{Discovery, Place, Reading, pods};
-use super::objects::Pod;
+use super::detect::{Discovery, Place, Pod, Reading, pods};
 use crate::cluster::Cluster;
 use crate::registry::{Deletion, Evidence, Freshness, Limits, Registry, RegistryError};
 

@@ -1,0 +1,3 @@
+//! The subcommands of `cache`.
+
+pub mod flush;

@@ -1,0 +1,34 @@
+//! The subcommands of `cache`: their flags as typed, and what becomes of them.
+
+mod flush;
+
+use std::ffi::OsString;
+
+use super::parse::Invocation;
+use crate::{error::Failure, text::sanitize};
+
+/// What `cache` prints when no subcommand follows.
+const COMMANDS: &str = "\
+Make the registry's caches forget what was deleted
+
+Usage: {program} cache COMMAND [flags]
+
+Commands:
+  flush   Remove deleted blobs from the registry's Redis
+
+See '{program} cache COMMAND --help' for the flags.
+";
+
+/// Reads what follows the word `cache`.
+pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
+    let commands = || Ok(Invocation::Print(COMMANDS.replace("{program}", program)));
+    let Some(first) = words.first() else { return commands() };
+    match first.to_string_lossy().as_ref() {
+        "flush" => flush::invocation(words, program),
+        "-h" | "--help" => commands(),
+        other => {
+            Err(Failure::usage(format!("unknown command \"{}\" for \"{program} cache\"", sanitize(other)))
+                .hint(format!("see what there is: {program} cache --help")))
+        }
+    }
+}
