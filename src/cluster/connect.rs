@@ -6,10 +6,11 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use base64::Engine as _;
-use http::{Uri, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder},
@@ -23,7 +24,7 @@ use super::{
     exec::Identity,
     kubeconfig::{self, Target},
     options::{ConnectionOptions, Environment},
-    request::{self, ApiRequest, ApiResponse, Failed, Limits, Waits},
+    request::{self, ApiRequest, ApiResponse, Failed, Limits, Retry, Waits},
     warnings::{Announce, Warnings},
 };
 use crate::{cause::Cause, error::Failure, text::sanitize};
@@ -126,23 +127,37 @@ impl Cluster {
     /// # Errors
     /// Every answer but a success, and no answer, as [`ApiError`]; [`Cluster::failure`] makes a message of it.
     pub async fn request(&self, request: ApiRequest) -> Result<ApiResponse, ApiError> {
+        let request = &request;
+        self.attempts(request.retry, |login| async move { self.send(request, &login).await }).await
+    }
+
+    /// Tries as often as `retry` allows, with a login that is renewed where the server refuses it.
+    pub(super) async fn attempts<T, F>(
+        &self,
+        retry: Retry,
+        attempt: impl Fn(Login) -> F,
+    ) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, Failed>>,
+    {
         let inner = &self.inner;
         let mut waits = Waits::new(&inner.limits);
         let mut refreshed = false;
         let mut login = self.login(None).await?;
         loop {
-            let failed = match self.send(&request, &login).await {
-                Ok(response) => return Ok(response),
+            let obtained = login.obtained;
+            let failed = match attempt(login).await {
+                Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
             if failed.error == ApiError::Unauthorized && !refreshed && inner.credentials.can_refresh() {
                 refreshed = true;
                 tracing::debug!("401: renewing the credentials");
-                login = self.login(Some(login.obtained)).await?;
+                login = self.login(Some(obtained)).await?;
                 continue;
             }
             let reached = inner.reached.load(Ordering::Relaxed);
-            let Some(wait) = waits.next(request.retry, &failed, reached) else { return Err(failed.error) };
+            let Some(wait) = waits.next(retry, &failed, reached) else { return Err(failed.error) };
             tracing::debug!(error = %failed.error, ?wait, "trying again");
             tokio::time::sleep(wait).await;
             login = self.login(None).await?;
@@ -157,10 +172,9 @@ impl Cluster {
         let mut builder = http::Request::builder()
             .method(request.method.clone())
             .uri(&request.path_and_query)
-            .header(header::ACCEPT, request.accept)
-            .header(header::USER_AGENT, USER_AGENT);
-        if let Some(authorization) = login.authorization.as_ref().filter(|_| !self.inner.withheld) {
-            builder = builder.header(header::AUTHORIZATION, authorization);
+            .header(header::ACCEPT, request.accept);
+        if let Some(headers) = builder.headers_mut() {
+            headers.extend(self.identity(login));
         }
         if request.body.is_some() {
             builder = builder.header(header::CONTENT_TYPE, request.content_type);
@@ -172,22 +186,56 @@ impl Cluster {
         let started = std::time::Instant::now();
         let result =
             request::send_once(&client, sent, request.max_body, &self.inner.limits, &self.warnings).await;
-        let answered = !matches!(&result, Err(failed) if matches!(failed.error, ApiError::Connection(_) | ApiError::Timeout(_)));
-        if answered {
+        let outcome = result.as_ref().map(|response| response.status);
+        self.note(&request.method, &request.path_and_query, started.elapsed(), outcome);
+        result
+    }
+
+    /// Who asks, as headers.
+    fn identity(&self, login: &Login) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let Some(authorization) = login.authorization.as_ref().filter(|_| !self.inner.withheld) {
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+        }
+        headers
+    }
+
+    /// Notes how a try ended.
+    pub(super) fn note(
+        &self,
+        method: &http::Method,
+        path: &str,
+        took: Duration,
+        outcome: Result<StatusCode, &Failed>,
+    ) {
+        let unanswered =
+            matches!(outcome, Err(Failed { error: ApiError::Connection(_) | ApiError::Timeout(_), .. }));
+        if !unanswered {
             self.inner.reached.store(true, Ordering::Relaxed);
         }
-        let outcome = match &result {
-            Ok(response) => response.status.as_str().to_owned(),
+        let outcome = match outcome {
+            Ok(status) => status.as_str().to_owned(),
             Err(failed) => failed.error.to_string(),
         };
-        tracing::debug!(
-            method = %request.method,
-            path = request.path_and_query,
-            milliseconds = started.elapsed().as_millis(),
-            outcome,
-            "request"
-        );
-        result
+        tracing::debug!(%method, path, milliseconds = took.as_millis(), outcome, "request");
+    }
+
+    /// A client for requests that kube makes itself, such as upgrades to WebSocket, with our login in them.
+    pub(super) fn upgrading_client(&self, login: &Login) -> Result<Client, ApiError> {
+        let client = self.client(login).map_err(ApiError::Credentials)?;
+        let headers = self.identity(login);
+        let service = tower::service_fn(move |mut request: http::Request<Body>| {
+            request.headers_mut().extend(headers.clone());
+            let client = client.clone();
+            async move { client.send(request).await }
+        });
+        Ok(Client::new(service, "default"))
+    }
+
+    /// How long an answer's head may take.
+    pub(super) fn answer_limit(&self) -> Option<Duration> {
+        self.inner.limits.head.or(self.inner.limits.whole)
     }
 
     /// The client with the login's certificate: a login program may have given another one than last time.
@@ -346,7 +394,7 @@ fn build(config: &Config, identity: Option<&Identity>) -> Result<Client, Failure
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
     use tokio_rustls::TlsAcceptor;
 
@@ -355,7 +403,6 @@ mod tests {
     use crate::cluster::{
         credentials::Refresh,
         options::RequestTimeout,
-        request::Retry,
         test_support::{Reply, Server, environment, kubeconfig},
     };
 

@@ -101,6 +101,9 @@ pub enum ApiError {
     /// The answer is not what was asked for.
     #[error("unexpected answer: {0}")]
     Malformed(String),
+    /// A port-forward was opened, and leads nowhere: nobody listens on the port, or something in between cut it.
+    #[error("port-forward: {0}")]
+    PortForward(String),
     /// The login could not be renewed.
     #[error("{}", .0.message)]
     Credentials(Failure),

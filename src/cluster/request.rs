@@ -304,7 +304,8 @@ async fn read_body(
     Ok(())
 }
 
-fn of_connection(error: &kube::Error) -> ApiError {
+/// The error of a request that got no answer.
+pub(super) fn of_connection(error: &kube::Error) -> ApiError {
     let cause = Cause::of(error);
     match cause.kind {
         CauseKind::TimedOut => ApiError::Timeout("connecting"),
