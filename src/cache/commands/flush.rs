@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::input::{self, InputError};
-use super::super::redis::{Access, Doomed, Event, Evicted, Layout, Redis, RedisFailure, Selection};
+use super::super::redis::{Access, Dialer, Doomed, Event, Evicted, Layout, Redis, RedisFailure, Selection};
 use crate::cause::io_text;
 use crate::error::{Exit, Failure};
 use crate::execute::Signal;
@@ -104,7 +104,7 @@ async fn evict(
         })
     };
     let layout = Layout::new(options.key_prefix.as_str());
-    let mut redis = Redis::connect(options.access.clone(), options.dry_run, tell).await?;
+    let mut redis = Redis::connect(options.access.clone(), Dialer::direct(), options.dry_run, tell).await?;
     let Some(doomed) = doomed else { return redis.scan(&layout, Selection::All, done).await };
     redis.evict(&layout.evictions(doomed), done).await?;
     if options.scan_repositories {

@@ -25,6 +25,19 @@ impl Doomed {
         self.links.entry(repository.to_owned()).or_default().insert(digest.to_owned());
     }
 
+    /// The blobs that are gone.
+    pub fn digests(&self) -> impl Iterator<Item = &str> {
+        self.blobs.iter().map(String::as_str)
+    }
+
+    /// The links that are gone: repository and digest.
+    pub fn links(&self) -> impl Iterator<Item = (&str, &str)> {
+        let links = self.links.iter();
+        links.flat_map(|(repository, digests)| {
+            digests.iter().map(|digest| (repository.as_str(), digest.as_str()))
+        })
+    }
+
     /// Whether nothing was deleted.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -46,6 +46,8 @@ pub enum Problem {
     Cut,
     /// Time ran out.
     TimedOut,
+    /// The way through the API server is barred: a right is missing, or the API server does not answer.
+    NoWay,
     /// The server does not know the command.
     UnknownCommand,
     /// Anything else.
@@ -74,16 +76,30 @@ pub struct RedisFailure {
     pub step: String,
     /// Why it failed.
     pub cause: String,
+    /// What helps here in particular.
+    help: Vec<String>,
 }
 
 impl RedisFailure {
     pub(super) fn new(problem: Problem, step: impl Into<String>, cause: impl Into<String>) -> Self {
-        Self { problem, step: step.into(), cause: cause.into() }
+        Self { problem, step: step.into(), cause: cause.into(), help: Vec::new() }
     }
 
     pub(super) fn of(step: impl Into<String>, error: &RedisError) -> Self {
         let (problem, cause) = classify(error);
         Self::new(problem, step, cause)
+    }
+
+    /// The same as the reason why a greater step failed, with what comes before it.
+    pub(super) fn at(self, step: impl Into<String>, before: &str) -> Self {
+        let cause = format!("{before}{}: {}", self.step, self.cause);
+        Self { step: step.into(), cause, ..self }
+    }
+
+    /// Adds what helps here in particular.
+    pub(super) fn help(mut self, text: impl Into<String>) -> Self {
+        self.help.push(text.into());
+        self
     }
 
     /// Replaces a secret that a server has repeated, as it does for a command that it does not know.
@@ -138,9 +154,14 @@ impl RedisFailure {
                 "see whether Redis runs and can be reached from here; inside a cluster's network: oc port-forward svc/REDIS 6379".to_owned()
             }
             Problem::TimedOut => "see whether Redis answers (redis-cli PING), or give it longer: --redis-timeout=5m".to_owned(),
-            Problem::NotRedis | Problem::Cut | Problem::UnknownCommand | Problem::Other => return Vec::new(),
+            Problem::NotRedis
+            | Problem::Cut
+            | Problem::NoWay
+            | Problem::UnknownCommand
+            | Problem::Other => return self.help.clone(),
         };
-        let mut hints = vec![text];
+        let mut hints = self.help.clone();
+        hints.push(text);
         if self.problem == Problem::TimedOut && address.tls {
             // A server without TLS takes the handshake for the beginning of a command, and waits for its end.
             hints.push(format!("if the server speaks no TLS: --redis-url={}", with_tls(false)));
