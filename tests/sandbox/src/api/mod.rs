@@ -3,6 +3,7 @@
 mod access;
 mod discovery;
 mod image;
+mod portforward;
 mod resource;
 mod select;
 mod status;
@@ -21,9 +22,11 @@ use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WARNING, 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
 
 pub use access::{ANONYMOUS, Access, Rule, image_pruner};
+pub use portforward::Forwards;
 pub use resource::{OPERATOR_GROUPS, RESOURCES, Resource};
 pub use status::Failure;
 pub use store::{Store, now, timestamp};
@@ -75,6 +78,7 @@ pub struct Api {
     pub(crate) store: Store,
     pub(crate) access: Access,
     settings: Arc<Mutex<Settings>>,
+    forwards: Forwards,
 }
 
 /// A request's path and verb, as authorization sees them.
@@ -111,6 +115,10 @@ struct Call<'a> {
     query: &'a Query,
     body: &'a Bytes,
     user: &'a str,
+    /// All values of `ports`.
+    ports: Vec<String>,
+    /// The connection, for what is no HTTP.
+    upgrade: Option<OnUpgrade>,
 }
 
 impl Call<'_> {
@@ -240,6 +248,8 @@ impl Api {
             query: &query,
             body: request.body(),
             user,
+            ports: portforward::named_ports(request.uri().query()),
+            upgrade: request.extensions().get().cloned(),
         };
         let mut answer = self.call(&call).unwrap_or_else(|failure| failed(&failure));
         if aggregated(&info.group) {
@@ -272,6 +282,11 @@ impl Api {
         let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
         if info.resource.starts_with("selfsubject") {
             return self.review(call);
+        }
+        if (info.resource.as_str(), info.subresource.as_str()) == ("pods", "portforward")
+            && info.group.is_empty()
+        {
+            return self.port_forward(call);
         }
         let form = Form::accepted(call.headers)?;
         match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str(), call.method) {
