@@ -7,17 +7,17 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::cache::commands::flush::{self, FlushOptions};
-use crate::cache::{CacheOutcome, CacheStep};
+use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
 use crate::error::{Exit, Failure};
-use crate::execute::{self, Change, Event, FailedObject, Outcome, Signal, Tools};
+use crate::execute::{self, BrokenImage, Event, FailedObject, Outcome, Signal, Tools};
 use crate::inventory::{self, Read, Scope};
 use crate::model::{Inventory, Target};
 use crate::plan::{self, Plan, Rules, Stage2, StreamVerdict};
 use crate::registry::{self, Registry, Settings};
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
-use crate::report::{printable, text};
+use crate::report::{self, printable, text};
 use crate::ui::Ui;
 
 /// How far the local clock and the server's may be apart without a warning, in seconds.
@@ -98,6 +98,8 @@ struct Prepared {
     registry: Option<Registry>,
     inventory: Inventory,
     plan: Plan,
+    /// Absent where nothing is deleted from a registry.
+    caches: Option<CacheStep>,
     context: Context,
 }
 
@@ -144,13 +146,19 @@ async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
     } else {
         None
     };
+    let caches = match &registry {
+        Some(registry) if changes_registry(&plan) => {
+            Some(CacheStep::prepare(&cluster, registry, &options.cache, &cache_events(ui)).await?)
+        }
+        _ => None,
+    };
     let context = Context {
         server: cluster.server().to_owned(),
         now,
         ignore_invalid_refs: options.prune.ignore_invalid_refs,
         warnings,
     };
-    Ok(Prepared { cluster, registry, inventory, plan, context })
+    Ok(Prepared { cluster, registry, inventory, plan, caches, context })
 }
 
 /// The earlier of the local clock and the server's: what is young for either stays.
@@ -363,7 +371,7 @@ async fn prune(
     prepared: Prepared,
     stop: watch::Receiver<Option<Signal>>,
 ) -> Exit {
-    let Prepared { cluster, registry, inventory, plan, context } = prepared;
+    let Prepared { cluster, registry, inventory, plan, caches, context } = prepared;
     api_only_notice(options, ui);
     let lines = matches!(options.output, OutputFormat::Text | OutputFormat::Wide);
     // Changes are told by many workers at once; a line must not be torn.
@@ -379,28 +387,42 @@ async fn prune(
             Event::Spared(spared) => tracing::info!("{} stays: {}", spared.object, spared.reason),
         }
     };
-    let cache_step = match &registry {
-        Some(registry) if changes_registry(&plan) => {
-            let chosen = CacheStep::choose(&cluster, registry).await;
-            ui.message(&format!("Cache step: {}", chosen.describe()));
-            chosen
+    let events = cache_events(ui);
+    let planned = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
+    if let Some(caches) = &caches {
+        ui.message(&report::cache::plan_line(&planned));
+        if let Err(failure) = caches.before(&events).await {
+            ui.failure(&failure);
+            return failure.exit;
         }
-        _ => CacheStep::Unneeded("nothing is deleted from the registry"),
-    };
+    }
     let scope = scope(&options.prune);
     let tools = Tools {
         cluster: &cluster,
         scope: &scope,
         registry: registry.as_ref(),
-        evictor: cache_step.evictor(),
+        caches: caches.as_ref(),
         workers: options.num_workers.get(),
-        stop,
+        stop: stop.clone(),
         tell: &tell,
     };
     let document = matches!(options.output, OutputFormat::Json | OutputFormat::Yaml)
         .then(|| View { inventory: &inventory, plan: &plan }.body(&context));
-    let outcome = execute::execute(tools, &plan, inventory).await;
-    let cache = cache_step.finish(|digest| repository_of(&outcome, digest)).await;
+    let (mut outcome, mut inventory) = execute::execute(tools, &plan, inventory).await;
+    let mut cache = CacheOutcome::from_plan(planned);
+    match (caches, &registry) {
+        (Some(caches), Some(registry)) => {
+            cache = caches.finish(&events, stop).await;
+            match execute::broken_images(&cluster, registry, &mut inventory, &outcome).await {
+                Ok(broken) => outcome.broken = broken,
+                Err(failure) => ui.warning(&format!(
+                    "images that were pushed meanwhile could not be looked at: {}",
+                    failure.message
+                )),
+            }
+        }
+        _ => cache.nothing_deleted(),
+    }
     let exit = exit_of(&outcome, &cache);
     report_outcome(options, ui, &outcome, &cache);
     if let Some(body) = document {
@@ -409,11 +431,14 @@ async fn prune(
     exit
 }
 
-/// A repository that lost its link to the blob in this run.
-fn repository_of(outcome: &Outcome, digest: &str) -> Option<String> {
-    outcome.changes.iter().find_map(|change| match change {
-        Change::LayerLink { repository, digest: gone } if gone == digest => Some(repository.clone()),
-        _ => None,
+const NOTHING_DELETED: &str = "nothing is deleted from the registry";
+
+/// What the cache step tells goes to stderr.
+fn cache_events(ui: &Arc<Ui>) -> cache::Tell {
+    let ui = ui.clone();
+    Arc::new(move |event| match event {
+        CacheEvent::Progress(text) => ui.message(&format!("Cache step: {}", printable(&text))),
+        CacheEvent::Warning(text) => ui.warning(&printable(&text)),
     })
 }
 
@@ -421,8 +446,8 @@ fn exit_of(outcome: &Outcome, cache: &CacheOutcome) -> Exit {
     match outcome.interrupted {
         Some("SIGTERM") => Exit::Terminated,
         Some(_) => Exit::Interrupted,
-        None if !cache.stale.is_empty() => Exit::CacheMayLie,
-        None if outcome.failures.is_empty() => Exit::Done,
+        None if cache.may_lie() => Exit::CacheMayLie,
+        None if outcome.failures.is_empty() && outcome.broken.is_empty() => Exit::Done,
         None => Exit::Failures,
     }
 }
@@ -433,8 +458,9 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
         OutputFormat::Name => ui.result(|out| text::changed_names(out, outcome)),
         OutputFormat::Json | OutputFormat::Yaml => {}
     }
-    if outcome.deleted.blobs > 0 {
-        report_cache(ui, cache);
+    report_cache(options, ui, cache);
+    if !outcome.broken.is_empty() {
+        ui.failure(&broken(&outcome.broken));
     }
     if !outcome.spared.is_empty() {
         ui.message(&text::spared(&outcome.spared));
@@ -452,26 +478,35 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
     }
 }
 
-const RESTART: &str = "oc rollout restart deployment/image-registry -n openshift-image-registry";
-
-fn report_cache(ui: &Ui, cache: &CacheOutcome) {
-    if !cache.stale.is_empty() {
-        let mut message = format!("cache step: {}", cache.message);
-        for (pod, digests) in &cache.stale {
-            let _ = write!(message, "\n  {}: {} blob(s)", printable(pod), digests.len());
-        }
-        let failure = Failure { exit: Exit::CacheMayLie, message, hints: Vec::new() };
-        ui.failure(&failure.hint(format!("make the replicas forget: {RESTART}")));
-    } else if cache.step == "none" {
-        ui.warning(
-            "the registry's caches may still name the deleted blobs: for 10 minutes in each replica, and for ever in Redis if there is one",
-        );
-        ui.message(&format!(
-            "hint: pushes that re-use a deleted layer are broken until then; make the replicas forget: {RESTART}"
-        ));
-    } else {
-        ui.message(&format!("Cache step: done ({})", cache.message));
+fn report_cache(options: &Options, ui: &Ui, cache: &CacheOutcome) {
+    let place = &options.cache.place;
+    let restart = format!("oc rollout restart deployment/{} -n {}", place.deployment, place.namespace);
+    let report = report::cache::report(cache, &options.program, &restart);
+    for line in &report.lines {
+        ui.message(line);
     }
+    for warning in &report.warnings {
+        ui.warning(warning);
+    }
+    for hint in &report.hints {
+        ui.message(&format!("hint: {hint}"));
+    }
+    if let Some(failure) = &report.failure {
+        ui.failure(failure);
+    }
+}
+
+/// Images that were pushed meanwhile and lack a blob.
+fn broken(images: &[BrokenImage]) -> Failure {
+    let mut message =
+        format!("prune: {} image(s) were pushed while a blob of theirs was deleted", images.len());
+    for BrokenImage { repository, tag, image, missing, certain } in images {
+        let verb = if *certain { "lacks" } else { "may lack" };
+        let place = format!("{repository}:{tag} ({image})");
+        let _ = write!(message, "\n  {} {verb} {}", printable(&place), printable(&missing.join(", ")));
+    }
+    Failure { exit: Exit::Failures, message, hints: Vec::new() }
+        .hint("push these images again, or build them again: their layers are uploaded anew then")
 }
 
 /// All failures, those of the same kind and cause together.

@@ -1,6 +1,6 @@
 //! Text from outside (names, answers of servers, files), made safe for a terminal and for one line of a report.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
 /// The longest text that is repeated in a message, in characters.
 const LONGEST: usize = 1024;
@@ -53,6 +53,30 @@ pub(crate) fn is_harmful(c: char) -> bool {
     !matches!(c, '"' | '\'' | '\\') && c.escape_debug().len() > 1
 }
 
+/// A length of time as the flags take it: `10m`, `1h30m`, `2.5s`, `800ms`; rounded to milliseconds.
+pub(crate) fn time_text(time: Duration) -> String {
+    let milliseconds = time.as_millis();
+    if milliseconds < 1000 {
+        return format!("{milliseconds}ms");
+    }
+    let (minutes, rest) = (milliseconds / 60_000, milliseconds % 60_000);
+    let mut text = match (minutes / 60, minutes % 60) {
+        (0, 0) => String::new(),
+        (0, minutes) => format!("{minutes}m"),
+        (hours, 0) => format!("{hours}h"),
+        (hours, minutes) => format!("{hours}h{minutes}m"),
+    };
+    if rest > 0 {
+        let seconds = rest / 1000;
+        let _ = match (rest % 1000).to_string() {
+            zero if zero == "0" => write!(text, "{seconds}s"),
+            _ if minutes > 0 => write!(text, "{seconds}s"),
+            _ => write!(text, "{}.{}s", seconds, format!("{:03}", rest % 1000).trim_end_matches('0')),
+        };
+    }
+    text
+}
+
 /// A word as a shell takes it.
 #[must_use]
 pub(crate) fn quoted(word: &str) -> String {
@@ -96,5 +120,22 @@ mod tests {
         assert_eq!(quoted("a/b:c"), "a/b:c");
         assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn times_read_as_flags_take_them() {
+        for (milliseconds, text) in [
+            (800, "800ms"),
+            (2500, "2.5s"),
+            (2050, "2.05s"),
+            (60_000, "1m"),
+            (61_500, "1m1s"),
+            (600_000, "10m"),
+            (5_400_000, "1h30m"),
+            (3_600_000, "1h"),
+            (3_605_000, "1h5s"),
+        ] {
+            assert_eq!(time_text(Duration::from_millis(milliseconds)), text);
+        }
     }
 }

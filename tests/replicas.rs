@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use oc_prune_images::cache::detect::{CacheConfig, DescriptorCache, DigestCache, Place, Reading, discover};
-use oc_prune_images::cache::replicas::{Evictor, Pace};
+use oc_prune_images::cache::replicas::{Evictor, Pace, Way};
 use oc_prune_images::cluster::{ConnectionOptions, Environment, install_crypto};
 use oc_prune_images::registry::{
     self, Address, Evidence, Freshness, Registry, RegistryError, RegistryUrl, Settings,
@@ -178,7 +178,8 @@ async fn every_replica_forgets_and_the_pruner_may_do_that() {
     let fixture = Fixture::start(3);
     let layer = fixture.layer("asked for everywhere");
     let evictor = fixture.evictor("pruner").await;
-    assert!(evictor.reachable().await.iter().all(|(_, answer)| answer.is_ok()));
+    assert_eq!((evictor.replicas().len(), evictor.unreachable()), (3, vec![]));
+    assert!(evictor.replicas().iter().all(|replica| replica.way() == Way::Direct));
     fixture.prune_after_questions(&layer, &[0, 1, 2]).await;
     for replica in [1, 2] {
         assert_eq!(fixture.head(replica, &layer).await, StatusCode::INTERNAL_SERVER_ERROR);
@@ -264,9 +265,10 @@ async fn replicas_that_come_and_go_are_followed() {
     evictor.refresh().await.unwrap();
     let late = evictor.unconfirmed();
     let [late] = late.as_slice() else { panic!("{late:?}") };
-    assert_eq!(late.replica.pod().name, fixture.cluster.pod_name(added));
+    assert_eq!(late.pod.name, fixture.cluster.pod_name(added));
     assert_eq!(late.digests, BTreeSet::from([between.to_string()]), "what was gone before cannot be cached");
-    assert_eq!(late.replica.settle(REPOSITORY, between.as_str()).await, Freshness::Clean);
+    let settled = late.replica.as_ref().unwrap().settle(REPOSITORY, between.as_str()).await;
+    assert_eq!(settled, Freshness::Clean);
     assert_eq!(fixture.head(added, &between).await, StatusCode::NOT_FOUND);
 
     fixture.cluster.stop_replica(0);
@@ -304,13 +306,6 @@ async fn a_replica_out_of_reach_is_reported_and_remembered() {
     fixture.cluster.sandbox().faults().add(hang);
 
     let name = |number| fixture.cluster.pod_name(number);
-    let unreachable: Vec<String> = evictor
-        .reachable()
-        .await
-        .into_iter()
-        .filter_map(|(pod, answer)| answer.is_err().then_some(pod.name))
-        .collect();
-    assert_eq!(unreachable, [name(1)]);
     let eviction = evictor.evict(layer.as_str()).await;
     assert!(!eviction.is_complete());
     for outcome in &eviction.outcomes {
@@ -324,7 +319,7 @@ async fn a_replica_out_of_reach_is_reported_and_remembered() {
         .unconfirmed()
         .into_iter()
         .inspect(|one| assert_eq!(one.digests, BTreeSet::from([layer.to_string()])))
-        .map(|one| one.replica.pod().name.clone())
+        .map(|one| one.pod.name.clone())
         .collect();
     assert_eq!(unconfirmed, [1, 2].map(name).into());
     // The prune, one answer, one that hangs; never twice.
@@ -343,14 +338,16 @@ async fn a_replica_has_to_show_the_certificate_of_the_service() {
     let mut found = discover(&api, &Place::default()).await;
     found.place.deployment = "another".to_owned();
     let evictor = Evictor::start(api, registry, &found, Pace::default()).await.unwrap();
-    for (pod, answer) in evictor.reachable().await {
-        let cause = answer.unwrap_err();
-        assert!(cause.contains("not another.openshift-image-registry.svc"), "{}: {cause}", pod.name);
+    assert!(evictor.replicas().is_empty());
+    let unreachable = evictor.unreachable();
+    assert_eq!(unreachable.len(), 2);
+    for (pod, why) in unreachable {
+        assert!(why.contains("not another.openshift-image-registry.svc"), "{}: {why}", pod.name);
     }
     let eviction = evictor.evict(layer.as_str()).await;
     assert_eq!(eviction.outcomes.len(), 2);
     let refused =
-        |result: &Result<(), RegistryError>| matches!(result, Err(RegistryError::Connection { .. }));
+        |result: &Result<(), RegistryError>| matches!(result, Err(RegistryError::Unavailable { .. }));
     assert!(eviction.outcomes.iter().all(|outcome| refused(&outcome.result)), "{eviction:?}");
     assert_eq!(fixture.forgotten(&layer), 0);
 }

@@ -1,15 +1,22 @@
 //! The registry's caches: makes them forget what a prune deleted.
 //!
-//! `detect` reads which caches there are; `redis` evicts from the one that the replicas share, `replicas` from each
-//! replica's own; `step` is what a prune does of it. `input` reads what an earlier prune deleted, for `commands`: the
-//! subcommands of `cache`.
+//! `detect` reads which caches there are, `choose` decides what is done about them (pure); `redis` evicts from the one
+//! that the replicas share, `replicas` from each replica's own; `check` asks the replicas whether it worked. `step` is
+//! what a prune does of all this, `outcome` how it ended (pure). `input` reads what an earlier prune deleted, for
+//! `commands`: the subcommands of `cache`.
 
+mod check;
+mod choose;
 pub mod commands;
 pub mod detect;
 mod input;
+mod outcome;
 pub mod redis;
 pub mod replicas;
 mod step;
 
+pub use check::{CheckOutcome, Extent, Stale, StaleCache};
+pub use choose::{Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy};
 pub use input::{InputError, digests, result_document};
-pub use step::{CacheOutcome, CacheStep};
+pub use outcome::{CacheOutcome, CachePlan, RedisOutcome};
+pub use step::{CacheEvent, CacheOptions, CacheStep, Tell};

@@ -1,9 +1,10 @@
 //! Follows the replicas and makes each of them forget a blob.
 //!
-//! Which replicas there are is asked again and again, for `system:image-pruner` may not watch pods. A replica that is
-//! found late may have cached, from a client that was quick, a blob whose data was deleted between two lists; it is
-//! remembered with those digests, as one is that did not confirm. To tell it later to forget them could remove a fresh
-//! upload, so that takes an answer of the replica itself that the data is missing.
+//! A replica is spoken to at the address of its pod, which works inside the cluster, or else through a port-forward of
+//! its own. Which replicas there are is asked again and again, for `system:image-pruner` may not watch pods. A replica
+//! that is found late may have cached, from a client that was quick, a blob whose data was deleted between two lists; it
+//! is remembered with those digests, as one is that did not confirm. To tell it later to forget them could remove a
+//! fresh upload, so that takes an answer of the replica itself that the data is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,12 +12,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::detect::{Discovery, Place, Pod, Reading, pods};
-use crate::cluster::Cluster;
-use crate::registry::{Deletion, Evidence, Freshness, Limits, Registry, RegistryError};
+use crate::cluster::{ApiError, Cluster, Forward};
+use crate::registry::{Deletion, Evidence, Freshness, Limits, Protection, Registry, RegistryError};
+use crate::text::sanitize;
+
+/// After so many failures in a row a replica is left alone until it answers a ping again: one that hangs must not slow
+/// down every deletion.
+const FAILURES: u32 = 3;
 
 /// How long to wait for replicas, and how often to look for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +33,10 @@ pub struct Pace {
     pub refresh: Duration,
     /// The time that one replica has to forget one blob, connection included.
     pub forget: Duration,
-    /// The time that one replica has to show that it can be reached.
+    /// The time that one replica has to show that it can be reached at its address.
     pub reach: Duration,
+    /// The same by a port-forward, which goes a longer way.
+    pub forward: Duration,
 }
 
 impl Default for Pace {
@@ -35,17 +45,30 @@ impl Default for Pace {
             refresh: Duration::from_secs(2),
             forget: Duration::from_secs(5),
             reach: Duration::from_secs(2),
+            forward: Duration::from_secs(10),
         }
     }
 }
 
-/// One replica, spoken to at the address of its pod.
+/// How a replica is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Way {
+    /// At the address of its pod.
+    Direct,
+    /// Through the API server.
+    PortForward,
+}
+
+/// One replica that can be spoken to.
 #[derive(Debug, Clone)]
 pub struct Replica {
     pod: Pod,
-    address: SocketAddr,
+    way: Way,
     registry: Registry,
     deadline: Duration,
+    /// Keeps the port open.
+    _forward: Option<Arc<Forward>>,
 }
 
 impl Replica {
@@ -53,6 +76,18 @@ impl Replica {
     #[must_use]
     pub fn pod(&self) -> &Pod {
         &self.pod
+    }
+
+    /// The name of its pod.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.pod.name
+    }
+
+    /// How it is reached.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.way
     }
 
     /// Makes it forget the blob: `DELETE /admin/blobs/<digest>`, sent once.
@@ -69,10 +104,7 @@ impl Replica {
         let answer = tokio::time::timeout(self.deadline, self.registry.delete_blob(digest)).await;
         match answer {
             Ok(answer) => answer.map(|(Deletion::Deleted | Deletion::AlreadyGone)| ()),
-            Err(_) => Err(RegistryError::Unavailable {
-                attempts: 1,
-                cause: format!("no answer within {:?}", self.deadline),
-            }),
+            Err(_) => Err(unavailable(format!("no answer within {:?}", self.deadline))),
         }
     }
 
@@ -121,11 +153,13 @@ impl Eviction {
     }
 }
 
-/// A replica that runs, and what it may still believe in.
+/// A pod that is still there, and what it may still believe in.
 #[derive(Debug, Clone)]
 pub struct Unconfirmed {
-    /// The replica.
-    pub replica: Replica,
+    /// The pod.
+    pub pod: Pod,
+    /// How it is spoken to, to [settle](Replica::settle) it; or why it cannot be.
+    pub replica: Result<Replica, String>,
     /// Blobs that it did not confirm, or that were evicted before it was found.
     pub digests: BTreeSet<String>,
 }
@@ -157,15 +191,26 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    replicas: Vec<Replica>,
+    /// The pods of the last list that may remember something.
+    members: Vec<Member>,
     /// By the pod's UID.
     unconfirmed: BTreeMap<String, BTreeSet<String>>,
     /// Digests that a replica which is not listed yet may have cached, and when they were evicted.
     recent: Vec<(Instant, String)>,
 }
 
+/// A pod, and how it is spoken to.
+#[derive(Debug, Clone)]
+struct Member {
+    pod: Pod,
+    /// Or why it cannot be.
+    replica: Result<Replica, String>,
+    /// Evictions in a row that it did not confirm.
+    failures: u32,
+}
+
 impl Evictor {
-    /// Lists the replicas and goes on following them.
+    /// Lists the replicas, finds out how each can be reached, and goes on following them.
     ///
     /// `registry` is the connection that was chosen and logged in on: replicas are spoken to with the same protection,
     /// authorities and login, under the service's name. `found` says which pods are replicas.
@@ -214,20 +259,18 @@ impl Evictor {
         self.shared.refresh().await
     }
 
-    /// The replicas of the last list that have an address.
+    /// The replicas of the last list that can be spoken to.
     #[must_use]
     pub fn replicas(&self) -> Vec<Replica> {
-        self.shared.state().replicas.clone()
+        self.shared.state().members.iter().filter_map(|member| member.replica.clone().ok()).collect()
     }
 
-    /// Finds out which replicas can be reached from here. Pod addresses cannot be, mostly, from outside the cluster.
-    pub async fn reachable(&self) -> Vec<(Pod, Result<(), String>)> {
-        let limit = self.shared.pace.reach;
-        let pings = self.replicas().into_iter().map(|replica| async move {
-            let answer = tokio::time::timeout(limit, replica.registry.ping()).await;
-            (replica.pod, answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}"))))
-        });
-        join_all(pings).await
+    /// The pods of the last list that cannot be spoken to, and why not.
+    #[must_use]
+    pub fn unreachable(&self) -> Vec<(Pod, String)> {
+        let state = self.shared.state();
+        let members = state.members.iter();
+        members.filter_map(|member| Some((member.pod.clone(), member.replica.clone().err()?))).collect()
     }
 
     /// Makes all replicas forget the blob, all at once.
@@ -236,36 +279,57 @@ impl Evictor {
     ///
     /// See [`Replica::forget`]: once per blob, right after its data was deleted and its Redis keys are gone.
     pub async fn evict(&self, digest: &str) -> Eviction {
-        let replicas = {
+        let members = {
             let mut state = self.shared.state();
             // Under the same lock as the snapshot: a replica is in this one, or learns that it missed the digest.
             state.recent.push((Instant::now(), digest.to_owned()));
-            state.replicas.clone()
+            state.members.clone()
         };
-        let requests = replicas.into_iter().map(|replica| async move {
-            let result = replica.forget(digest).await;
-            Outcome { pod: replica.pod, result }
+        let requests = members.into_iter().map(|Member { pod, replica, failures }| async move {
+            let result = match replica {
+                Ok(replica) if failures < FAILURES => replica.forget(digest).await,
+                Ok(_) => Err(unavailable("it did not answer before".to_owned())),
+                Err(why) => Err(unavailable(why)),
+            };
+            Outcome { pod, result }
         });
         let outcomes = join_all(requests).await;
         let mut state = self.shared.state();
-        for outcome in outcomes.iter().filter(|outcome| outcome.result.is_err()) {
-            state.unconfirmed.entry(outcome.pod.uid.clone()).or_default().insert(digest.to_owned());
+        for Outcome { pod, result } in &outcomes {
+            if let Some(member) = state.members.iter_mut().find(|member| member.pod.uid == pod.uid) {
+                member.failures = if result.is_ok() { 0 } else { member.failures.saturating_add(1) };
+            }
+            if result.is_err() {
+                state.unconfirmed.entry(pod.uid.clone()).or_default().insert(digest.to_owned());
+            }
         }
         drop(state);
         Eviction { outcomes }
     }
 
-    /// The replicas that are still there and may be stale, and for which blobs: [`Replica::settle`] each.
+    /// Counts every replica as one that may believe in this blob, as after a Redis from which it may have filled up.
+    pub fn doubt(&self, digest: &str) {
+        let mut state = self.shared.state();
+        let uids: Vec<String> = state.members.iter().map(|member| member.pod.uid.clone()).collect();
+        for uid in uids {
+            state.unconfirmed.entry(uid).or_default().insert(digest.to_owned());
+        }
+    }
+
+    /// The pods that are still there and may be stale, and for which blobs.
     #[must_use]
     pub fn unconfirmed(&self) -> Vec<Unconfirmed> {
         let state = self.shared.state();
-        let digests = |replica: &Replica| state.unconfirmed.get(&replica.pod.uid).cloned();
-        state
-            .replicas
-            .iter()
-            .filter_map(|replica| Some(Unconfirmed { replica: replica.clone(), digests: digests(replica)? }))
-            .collect()
+        let unconfirmed = state.members.iter().filter_map(|member| {
+            let digests = state.unconfirmed.get(&member.pod.uid)?.clone();
+            Some(Unconfirmed { pod: member.pod.clone(), replica: member.replica.clone(), digests })
+        });
+        unconfirmed.collect()
     }
+}
+
+fn unavailable(cause: String) -> RegistryError {
+    RegistryError::Unavailable { attempts: 1, cause }
 }
 
 impl Shared {
@@ -281,32 +345,103 @@ impl Shared {
             Reading::Absent => Vec::new(),
             Reading::Unreadable { why, .. } => return Err(why),
         };
-        let mut listed: Vec<Replica> = listed.into_iter().filter_map(|pod| self.replica(pod)).collect();
+        // A pod without an address has been asked nothing.
+        let listed = listed.into_iter().filter(|pod| pod.address.is_some());
+        let known = self.state().members.clone();
+        let members = listed.map(|pod| {
+            let before = known.iter().find(|member| member.pod.uid == pod.uid).cloned();
+            self.member(pod, before)
+        });
+        let mut members = join_all(members).await;
         let mut state = self.state();
-        for replica in &mut listed {
-            // The same pod keeps its connections.
-            let same = |old: &&Replica| old.pod.uid == replica.pod.uid && old.address == replica.address;
-            let known = state.replicas.iter().find(same).map(|old| old.registry.clone());
-            if let Some(registry) = known {
-                replica.registry = registry;
+        for member in &mut members {
+            if let Some(now) = state.members.iter().find(|known| known.pod.uid == member.pod.uid) {
+                // Only an answer makes the failures forgotten, and more may have come in meanwhile.
+                if member.failures > 0 || now.failures < FAILURES {
+                    member.failures = now.failures;
+                }
             } else {
                 let missed = state.recent.iter().map(|(_, digest)| digest.clone()).collect::<Vec<_>>();
                 if !missed.is_empty() {
-                    state.unconfirmed.entry(replica.pod.uid.clone()).or_default().extend(missed);
+                    state.unconfirmed.entry(member.pod.uid.clone()).or_default().extend(missed);
                 }
             }
         }
         // What has no address now has been asked nothing: it cannot have cached what was gone before the list began.
         state.recent.retain(|(at, _)| *at >= begun);
-        let uids: BTreeSet<String> = listed.iter().map(|replica| replica.pod.uid.clone()).collect();
+        let uids: BTreeSet<&String> = members.iter().map(|member| &member.pod.uid).collect();
         state.unconfirmed.retain(|uid, _| uids.contains(uid));
-        state.replicas = listed;
+        state.members = members;
         Ok(())
     }
 
-    /// A client of the pod, if it has an address.
-    fn replica(&self, pod: Pod) -> Option<Replica> {
-        let address = pod.address?;
+    /// The pod as it is now, and how it is spoken to: as before, unless that no longer works.
+    async fn member(&self, pod: Pod, before: Option<Member>) -> Member {
+        let limit = self.pace.reach;
+        if let Some(Member { replica: Ok(replica), pod: old, failures }) = before
+            && old.address == pod.address
+        {
+            let replica = Replica { pod: pod.clone(), ..replica };
+            if failures < FAILURES {
+                return Member { pod, replica: Ok(replica), failures };
+            }
+            if ping(&replica.registry, limit).await.is_ok() {
+                return Member { pod, replica: Ok(replica), failures: 0 };
+            }
+        }
+        let replica = self.reach(&pod).await;
+        Member { pod, replica, failures: 0 }
+    }
+
+    /// Finds out how the pod can be spoken to.
+    async fn reach(&self, pod: &Pod) -> Result<Replica, String> {
+        let Some(address) = pod.address else { return Err("it has no address yet".to_owned()) };
+        let limit = self.pace.reach;
+        // Outside the cluster the address may be anybody's, and only a certificate tells.
+        let direct = if self.registry.protection() == Protection::Verified || self.cluster.is_in_cluster() {
+            match self.replica(pod, address, Way::Direct, None) {
+                Ok(replica) => match ping(&replica.registry, limit).await {
+                    Ok(()) => return Ok(replica),
+                    Err(why) => why,
+                },
+                Err(why) => why,
+            }
+        } else {
+            "its address is not tried without a certificate that is verified".to_owned()
+        };
+        let forward = self.cluster.forward(&self.place.namespace, &pod.name, address.port());
+        let limit = self.pace.forward;
+        let forwarded = match tokio::time::timeout(limit, forward).await {
+            Ok(Ok(forward)) => {
+                let address = forward.address();
+                match self.replica(pod, address, Way::PortForward, Some(Arc::new(forward))) {
+                    Ok(replica) => match ping(&replica.registry, limit).await {
+                        Ok(()) => return Ok(replica),
+                        Err(why) => why,
+                    },
+                    Err(why) => why,
+                }
+            }
+            Ok(Err(ApiError::Forbidden { .. })) => {
+                format!(
+                    "the right to create pods/portforward in namespace {} is missing",
+                    self.place.namespace
+                )
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {limit:?}"),
+        };
+        Err(format!("its address {address}: {}; port-forward: {}", sanitize(&direct), sanitize(&forwarded)))
+    }
+
+    /// A client of the pod at this address.
+    fn replica(
+        &self,
+        pod: &Pod,
+        address: SocketAddr,
+        way: Way,
+        forward: Option<Arc<Forward>>,
+    ) -> Result<Replica, String> {
         let Pace { forget, .. } = self.pace;
         let limits =
             Limits { connect: forget, answer: forget, delete: forget, attempts: 1, ..Limits::default() };
@@ -314,12 +449,12 @@ impl Shared {
         let service = self.place.service_name();
         let own = self.registry.host();
         let name = if own.starts_with(&service) { own } else { &service };
-        match self.registry.pinned(name, address, limits) {
-            Ok(registry) => Some(Replica { pod, address, registry, deadline: forget }),
-            Err(failure) => {
-                debug!(pod = pod.name, error = failure.message, "a replica cannot be addressed");
-                None
-            }
-        }
+        let registry = self.registry.pinned(name, address, limits).map_err(|failure| failure.message)?;
+        Ok(Replica { pod: pod.clone(), way, registry, deadline: forget, _forward: forward })
     }
+}
+
+async fn ping(registry: &Registry, limit: Duration) -> Result<(), String> {
+    let answer = tokio::time::timeout(limit, registry.ping()).await;
+    answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
 }

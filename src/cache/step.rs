@@ -1,132 +1,540 @@
-//! The cache step of a prune: chosen before the first change, done blob by blob, finished at the end.
+//! The cache step of a prune: chosen before the first change, done blob by blob, finished and proven at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use schemars::JsonSchema;
-use serde::Serialize;
+use jiff::Timestamp;
+use tokio::sync::watch;
 
-use super::detect::{CacheConfig, DescriptorCache, DigestCache, Place, discover};
-use super::replicas::{Evictor, Pace, Unconfirmed};
+use super::check::{self, Extent, Mend, Question};
+use super::choose::{Choice, Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy, choose};
+use super::detect::{CacheConfig, DescriptorCache, DigestCache, Discovery, Place, Reading, Source, discover};
+use super::outcome::{CacheOutcome, CachePlan, RedisOutcome};
+use super::redis::{Dialer, Doomed, Event as RedisEvent, Layout, RedisOptions, SharedCache, Whereabouts};
+use super::replicas::{Evictor, Pace, Unconfirmed, Way};
 use crate::cluster::Cluster;
-use crate::registry::{Freshness, Registry};
+use crate::error::Failure;
+use crate::execute::Signal;
+use crate::registry::{Freshness, Registry, is_repository};
+use crate::text::time_text;
 
-/// What is done about the registry's caches, and why.
-#[derive(Debug)]
-pub enum CacheStep {
-    /// Each replica is made to forget each blob right after its data is gone.
-    Evict(Evictor),
-    /// The registry caches nothing that could go stale.
-    Unneeded(&'static str),
-    /// The caches stay as they are: why.
-    Left(String),
+/// How long one blob waits for Redis before the replicas are told all the same; what Redis did not confirm by then is
+/// caught up on.
+const REDIS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long an entry lives in a replica, by the image's own configuration.
+const DEFAULT_TTL: Duration = Duration::from_secs(600);
+
+/// What flags say about the cache step.
+#[derive(Debug, Clone)]
+pub struct CacheOptions {
+    /// `--registry-cache`.
+    pub strategy: Strategy,
+    /// `--check`.
+    pub check: Extent,
+    /// `--cache-timeout`: how long a rollout may take.
+    pub timeout: Duration,
+    /// `--registry-namespace` and `--registry-deployment`.
+    pub place: Place,
+    /// `--redis-…`.
+    pub redis: RedisOptions,
 }
 
-/// How the cache step ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct CacheOutcome {
-    /// `evict`, `unneeded` or `none`.
-    pub step: &'static str,
-    /// What was chosen and why, or what is left and why.
-    pub message: String,
-    /// Blobs that a replica may still believe in, by the name of its pod.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub stale: BTreeMap<String, BTreeSet<String>>,
+/// What happens in the cache step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheEvent {
+    /// Something worth a line on stderr.
+    Progress(String),
+    /// Something that the administrator should know.
+    Warning(String),
+}
+
+/// Hears of what happens.
+pub type Tell = Arc<dyn Fn(CacheEvent) + Send + Sync>;
+
+/// The caches as they were found, and what is done about them.
+#[derive(Debug)]
+pub struct CacheStep {
+    options: CacheOptions,
+    choice: Choice,
+    memory: Memory,
+    redis: Option<SharedCache>,
+    redis_address: Option<String>,
+    evictor: Option<Evictor>,
+    gone: Mutex<Gone>,
+}
+
+/// What is gone from the registry.
+#[derive(Debug, Default)]
+struct Gone {
+    /// Each blob, with a repository that had it if one is known.
+    blobs: BTreeMap<String, Option<String>>,
+    links: usize,
+    last: Option<(Instant, Timestamp)>,
 }
 
 impl CacheStep {
-    /// Chooses the step: eviction where the replicas are the only caches and all of them can be reached from here.
+    /// Looks for the caches, finds out what can be done, and chooses.
     ///
-    /// With a Redis the replicas would fill up from it again, so eviction alone is not complete.
-    pub async fn choose(cluster: &Cluster, registry: &Registry) -> Self {
-        let found = discover(cluster, &Place::default()).await;
-        match found.caches() {
-            None => {
-                return Self::Left(
-                    "the registry's deployment cannot be read, so its caches are not known".into(),
-                );
-            }
-            Some(CacheConfig { descriptor_cache: DescriptorCache::Redis(_), .. }) => {
-                return Self::Left(
-                    "the registry has a Redis, from which its replicas would fill up again".into(),
-                );
-            }
-            Some(CacheConfig { descriptor_cache: DescriptorCache::Unknown(_), .. }) => {
-                return Self::Left("the registry may have a Redis: its configuration cannot be read".into());
-            }
-            Some(CacheConfig { digest_cache: DigestCache::Off, .. }) => {
-                return Self::Unneeded("the registry's caches are off");
-            }
-            Some(_) => {}
+    /// # Errors
+    /// What `--registry-cache` asks for by name is not possible, or the Redis of `--redis-url` cannot be spoken to: exit
+    /// code 1.
+    pub async fn prepare(
+        cluster: &Cluster,
+        registry: &Registry,
+        options: &CacheOptions,
+        tell: &Tell,
+    ) -> Result<Self, Failure> {
+        let found = discover(cluster, &options.place).await;
+        if options.strategy == Strategy::Auto && is_nowhere(&found) {
+            return Ok(Self::nowhere(options, &found));
         }
-        let evictor = match Evictor::start(cluster.clone(), registry.clone(), &found, Pace::default()).await {
-            Ok(evictor) => evictor,
-            Err(why) => return Self::Left(format!("the registry's pods cannot be listed: {why}")),
+        let memory = memory(&found);
+        let (shared, redis) = redis(cluster, &found, &options.redis, tell).await?;
+        let redis_address = match &shared {
+            SharedRedis::Reachable(address) => Some(address.clone()),
+            _ => None,
         };
-        let answers = evictor.reachable().await;
-        if answers.is_empty() {
-            return Self::Left("no pod of the registry was found".into());
-        }
-        match answers.into_iter().find_map(|(pod, answer)| Some((pod.name, answer.err()?))) {
-            Some((pod, why)) => Self::Left(format!("replica {pod} cannot be reached from here: {why}")),
-            None => Self::Evict(evictor),
-        }
+        let (reach, evictor) = reach(cluster, registry, &found).await;
+        let situation = Situation { memory, redis: shared, reach, restart: restart(cluster, &found).await };
+        let choice = choose(options.strategy, &situation).map_err(|impossible| {
+            Failure::nothing_changed(impossible.to_string())
+                .hint("let the first step that is possible be taken: --registry-cache=auto")
+                .hint("see what there is, and which rights would allow more: oc prune-images cache status")
+        })?;
+        let Situation { memory, .. } = situation;
+        let redis = redis.filter(|_| choice.redis);
+        let options = options.clone();
+        Ok(Self { options, choice, memory, redis, redis_address, evictor, gone: Mutex::default() })
     }
 
-    /// The step in one line.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Evict(evictor) => format!(
-                "evict: each of {} registry replica(s) forgets each blob right after it is deleted",
-                evictor.replicas().len()
-            ),
-            Self::Unneeded(why) => format!("none needed: {why}"),
-            Self::Left(why) => format!("none: {why}"),
-        }
-    }
-
-    /// What replicas are made to forget blobs with, if they are.
-    #[must_use]
-    pub fn evictor(&self) -> Option<&Evictor> {
-        match self {
-            Self::Evict(evictor) => Some(evictor),
-            Self::Unneeded(_) | Self::Left(_) => None,
-        }
-    }
-
-    /// Asks replicas that did not confirm, or came late, and says what is left. `repository_of` names a repository
-    /// that had a blob.
-    pub async fn finish(self, repository_of: impl Fn(&str) -> Option<String>) -> CacheOutcome {
-        let message = self.describe();
-        let evictor = match self {
-            Self::Evict(evictor) => evictor,
-            Self::Unneeded(_) => {
-                return CacheOutcome { step: "unneeded", message, ..CacheOutcome::default() };
-            }
-            Self::Left(_) => return CacheOutcome { step: "none", message, ..CacheOutcome::default() },
+    /// The step for a registry that runs somewhere else: nothing is known of its caches.
+    fn nowhere(options: &CacheOptions, found: &Discovery) -> Self {
+        let Place { namespace, deployment } = &found.place;
+        let why =
+            format!("there is no deployment/{deployment} in namespace {namespace}, and none of its pods");
+        let choice = Choice {
+            step: "none",
+            redis: false,
+            replicas: ReplicaStep::Unneeded,
+            next: Vec::new(),
+            message: format!("none: {why}, so the registry's caches are not known"),
+            left: Vec::new(),
         };
+        Self {
+            options: options.clone(),
+            choice,
+            memory: Memory::MayBeOn { ttl: DEFAULT_TTL, why },
+            redis: None,
+            redis_address: None,
+            evictor: None,
+            gone: Mutex::default(),
+        }
+    }
+
+    /// What is done and why, for the document and before the confirmation.
+    #[must_use]
+    pub fn plan(&self) -> CachePlan {
+        CachePlan::of(&self.choice)
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Gone> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what has to be done before the first deletion.
+    ///
+    /// # Errors
+    /// The caches could not be switched off: nothing was deleted.
+    pub async fn before(&self, _tell: &Tell) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Makes the caches forget a blob whose data the registry has just deleted, in the only order that works: Redis,
+    /// then every replica.
+    pub async fn blob_gone(&self, digest: &str, repositories: &BTreeSet<&str>) {
+        {
+            let mut gone = self.gone();
+            let repository = repositories.first().map(|name| (*name).to_owned());
+            gone.blobs.insert(digest.to_owned(), repository);
+            gone.last = Some((Instant::now(), Timestamp::now()));
+        }
+        let mut in_doubt = false;
+        if let Some(redis) = &self.redis {
+            let mut doomed = Doomed::default();
+            doomed.blob(digest);
+            for repository in repositories.iter().filter(|name| is_repository(name)) {
+                doomed.link(repository, digest);
+            }
+            if let Err(failure) = redis.evict(doomed, REDIS_DEADLINE).await {
+                tracing::debug!(digest, %failure, "Redis did not confirm in time");
+                in_doubt = true;
+            }
+        }
+        if let Some(evictor) = &self.evictor
+            && self.choice.replicas == ReplicaStep::Evict
+        {
+            // At once: the later it is sent, the more likely it removes what an upload has brought back.
+            evictor.evict(digest).await;
+            if in_doubt {
+                evictor.doubt(digest);
+            }
+        }
+    }
+
+    /// Makes Redis forget that a repository has a blob; the blob itself may stay, so the replicas are not told.
+    pub async fn link_gone(&self, repository: &str, digest: &str) {
+        self.gone().links += 1;
+        if let Some(redis) = &self.redis
+            && is_repository(repository)
+        {
+            let mut doomed = Doomed::default();
+            doomed.link(repository, digest);
+            // What is not confirmed is tried again at the end.
+            let _ = redis.evict(doomed, REDIS_DEADLINE).await;
+        }
+    }
+
+    /// Finishes the step for what was deleted: Redis once more, what is left of the replicas, and the proof.
+    ///
+    /// `stop` ends a wait or a rollout early.
+    pub async fn finish(self, tell: &Tell, mut stop: watch::Receiver<Option<Signal>>) -> CacheOutcome {
+        stop.mark_unchanged();
+        let mut finishing = Finishing { outcome: CacheOutcome::of(&self.choice), step: &self, tell, stop };
+        let (blobs, links) = {
+            let gone = self.gone();
+            (gone.blobs.len(), gone.links)
+        };
+        if blobs + links == 0 {
+            finishing.outcome.nothing_deleted();
+            return finishing.outcome;
+        }
+        finishing.redis().await;
+        if blobs > 0 {
+            finishing.replicas().await;
+        }
+        finishing.outcome
+    }
+
+    fn questions(&self) -> Vec<Question> {
+        let gone = self.gone();
+        let known = gone.blobs.iter().filter_map(|(digest, repository)| {
+            Some(Question { repository: repository.clone()?, digest: digest.clone() })
+        });
+        known.collect()
+    }
+
+    fn ttl(&self) -> Duration {
+        match &self.memory {
+            Memory::Off => Duration::ZERO,
+            Memory::On { ttl } | Memory::MayBeOn { ttl, .. } => *ttl,
+        }
+    }
+
+    /// When the replicas' entries have expired.
+    fn expires(&self) -> Option<(Instant, Timestamp)> {
+        let (at, time) = self.gone().last?;
+        Some((at + self.ttl(), time.saturating_add(self.ttl()).unwrap_or(time)))
+    }
+}
+
+/// The end of the step.
+struct Finishing<'a> {
+    step: &'a CacheStep,
+    tell: &'a Tell,
+    stop: watch::Receiver<Option<Signal>>,
+    outcome: CacheOutcome,
+}
+
+impl Finishing<'_> {
+    fn progress(&self, text: impl Into<String>) {
+        (self.tell)(CacheEvent::Progress(text.into()));
+    }
+
+    /// Redis once more, for what was not confirmed and what was put back meanwhile.
+    async fn redis(&mut self) {
+        let Some(redis) = &self.step.redis else { return };
+        let finished = redis.finish().await;
+        let evicted = redis.evicted();
+        let unconfirmed = redis.unconfirmed();
+        let mut told = RedisOutcome {
+            address: self.step.redis_address.clone().unwrap_or_default(),
+            keys: evicted.keys,
+            members: evicted.members,
+            unconfirmed: unconfirmed.digests().map(str::to_owned).collect(),
+            failure: None,
+        };
+        match finished {
+            Ok(again) => {
+                // A replica may have filled up from what Redis had again.
+                if let Some(evictor) = self.step.evictor.as_ref().filter(|_| self.evicts()) {
+                    for digest in &again.blobs {
+                        evictor.doubt(digest);
+                    }
+                }
+            }
+            Err(failure) => {
+                let access = self.step.options.redis.access(None);
+                let hints = access.map(|access| failure.hints(&access.address)).unwrap_or_default();
+                self.outcome.hints.extend(hints);
+                told.failure = Some(failure.to_string());
+            }
+        }
+        self.outcome.redis_eviction = Some(told);
+    }
+
+    fn evicts(&self) -> bool {
+        self.step.choice.replicas == ReplicaStep::Evict
+    }
+
+    /// What is left of the replicas, each next choice until nothing is stale, and the proof.
+    async fn replicas(&mut self) {
+        let mut steps =
+            std::iter::once(self.step.choice.replicas).chain(self.step.choice.next.iter().copied());
+        let Some(mut current) = steps.next() else { return };
+        loop {
+            let done = match current {
+                ReplicaStep::Unneeded | ReplicaStep::Disable => true,
+                ReplicaStep::Evict => self.settle().await,
+                ReplicaStep::Restart => self.restart().await,
+                ReplicaStep::Wait => self.wait().await,
+                ReplicaStep::Leave => {
+                    self.outcome.stale_until = self.step.expires().map(|(_, time)| time.to_string());
+                    false
+                }
+            };
+            let clean = match current {
+                // Nobody claims that it is clean.
+                ReplicaStep::Leave => true,
+                _ => self.check(done).await,
+            };
+            if clean && done {
+                self.outcome.stale.clear();
+                self.outcome.stale_until = None;
+            }
+            if clean || self.stop.has_changed().unwrap_or(false) {
+                return;
+            }
+            self.outcome.stale_until = self.step.expires().map(|(_, time)| time.to_string());
+            let Some(next) = steps.next() else { return };
+            current = next;
+            self.progress(match next {
+                ReplicaStep::Restart => "some replicas may still be stale: they are restarted",
+                _ => "some replicas may still be stale: what they remember is left to expire",
+            });
+        }
+    }
+
+    /// Asks replicas that did not confirm, or came late; whether nothing is left.
+    async fn settle(&mut self) -> bool {
+        let Some(evictor) = &self.step.evictor else { return true };
         let listed = evictor.refresh().await;
         let mut stale: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for Unconfirmed { replica, digests } in evictor.unconfirmed() {
+        for Unconfirmed { pod, replica, digests } in evictor.unconfirmed() {
             for digest in digests {
-                let clean = match repository_of(&digest) {
-                    Some(repository) => {
+                let repository = self.step.gone().blobs.get(&digest).cloned().flatten();
+                let clean = match (&replica, repository) {
+                    (Ok(replica), Some(repository)) => {
                         let freshness = replica.settle(&repository, &digest).await;
                         matches!(freshness, Freshness::Clean | Freshness::ThereAgain)
                     }
-                    None => false,
+                    _ => false,
                 };
                 if !clean {
-                    stale.entry(replica.pod().name.clone()).or_default().insert(digest);
+                    stale.entry(pod.name.clone()).or_default().insert(digest);
                 }
             }
         }
-        let message = match listed {
-            Err(why) => format!("the registry's pods could not be listed again: {why}"),
-            Ok(()) if stale.is_empty() => message,
-            Ok(()) => format!("{} replica(s) did not confirm that they forgot every blob", stale.len()),
-        };
-        CacheOutcome { step: "evict", message, stale }
+        if let Err(why) = listed {
+            self.outcome.failure = Some(format!("the registry's pods could not be listed again: {why}"));
+        }
+        let done = stale.is_empty() && self.outcome.failure.is_none();
+        if !stale.is_empty() {
+            self.progress(format!(
+                "{} replica(s) did not confirm that they forgot every blob: {}",
+                stale.len(),
+                stale.keys().cloned().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        self.outcome.stale = stale;
+        done
     }
+
+    async fn restart(&mut self) -> bool {
+        self.outcome.failure = Some("the replicas cannot be restarted".to_owned());
+        false
+    }
+
+    /// Waits until what the replicas remember has expired; whether it has.
+    async fn wait(&mut self) -> bool {
+        const SAY: Duration = Duration::from_secs(60);
+        let Some((until, time)) = self.step.expires() else { return true };
+        let mut left = until.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            self.progress(format!(
+                "waiting {} until {time}, when the replicas' entries have expired; Ctrl-C ends the wait",
+                time_text(left)
+            ));
+        }
+        while !left.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(left.min(SAY)) => {}
+                _ = self.stop.changed() => return false,
+            }
+            left = until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                self.progress(format!("waiting {} more", time_text(left)));
+            }
+        }
+        self.outcome.failure = None;
+        true
+    }
+
+    /// Asks the replicas; whether they are clean as far as anybody can tell. `done` says whether the step before has
+    /// done all that it had to.
+    async fn check(&mut self, done: bool) -> bool {
+        let extent = self.step.options.check;
+        let mut random = fastrand::Rng::new();
+        let questions = check::select(extent, self.step.questions(), &mut random);
+        let Some(evictor) = self.step.evictor.as_ref().filter(|_| !questions.is_empty()) else { return done };
+        if !self.evicts() && evictor.refresh().await.is_err() {
+            return done;
+        }
+        let replicas = evictor.replicas();
+        if replicas.is_empty() {
+            return done;
+        }
+        // Only eviction has the leave to delete, and only where a replica has just said that its data is missing.
+        let mend = if self.evicts() { Mend::Yes } else { Mend::No };
+        let deleted = self.step.gone().blobs.len();
+        let asked = check::ask(&replicas, &questions, deleted, mend).await;
+        let is_stale = !asked.stale.is_empty();
+        let proves = asked.proves() && evictor.unreachable().is_empty();
+        if is_stale {
+            self.progress(asked.line());
+            for (replica, digests) in asked.stale_by_replica() {
+                self.outcome.stale.entry(replica).or_default().extend(digests);
+            }
+        }
+        self.outcome.check = Some(asked);
+        !is_stale && (done || proves)
+    }
+}
+
+fn memory(found: &Discovery) -> Memory {
+    match found.caches() {
+        Some(CacheConfig { digest_cache: DigestCache::On { ttl }, .. }) => Memory::On { ttl },
+        Some(CacheConfig { digest_cache: DigestCache::Off, .. }) => Memory::Off,
+        Some(CacheConfig { digest_cache: DigestCache::DoesNotStart(why), .. }) => {
+            Memory::MayBeOn { ttl: DEFAULT_TTL, why }
+        }
+        Some(CacheConfig { digest_cache: DigestCache::Unknown(source), .. }) => {
+            Memory::MayBeOn { ttl: DEFAULT_TTL, why: unread(&source) }
+        }
+        None => Memory::MayBeOn { ttl: DEFAULT_TTL, why: unread_workload(found) },
+    }
+}
+
+fn unread(source: &Source) -> String {
+    match source.rule() {
+        Some(rule) => format!("its configuration cannot be read (missing right: {rule})"),
+        None => "its configuration depends on the pod".to_owned(),
+    }
+}
+
+fn unread_workload(found: &Discovery) -> String {
+    match &found.workload {
+        Reading::Unreadable { rule: Some(rule), .. } => {
+            format!("its deployment cannot be read (missing right: {rule})")
+        }
+        Reading::Unreadable { why, rule: None } => format!("its deployment cannot be read: {why}"),
+        Reading::Is(_) | Reading::Absent => "its deployment cannot be found".to_owned(),
+    }
+}
+
+/// Whether there is certainly nothing of a registry at the place.
+fn is_nowhere(found: &Discovery) -> bool {
+    matches!(found.workload, Reading::Absent) && matches!(found.pods, Reading::Absent)
+}
+
+/// Which Redis there is, and a connection to it.
+async fn redis(
+    cluster: &Cluster,
+    found: &Discovery,
+    options: &RedisOptions,
+    tell: &Tell,
+) -> Result<(SharedRedis, Option<SharedCache>), Failure> {
+    let detected = match (&options.whereabouts, found.caches().map(|caches| caches.descriptor_cache)) {
+        (Whereabouts::At(_), _) | (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => None,
+        (Whereabouts::Absent, _) | (Whereabouts::Detect, Some(DescriptorCache::InMemory)) => {
+            return Ok((SharedRedis::Absent, None));
+        }
+        (Whereabouts::Detect, None) => {
+            return Ok((SharedRedis::MayBeThere(unread_workload(found)), None));
+        }
+        (Whereabouts::Detect, Some(DescriptorCache::Unknown(source))) => {
+            return Ok((SharedRedis::MayBeThere(unread(&source)), None));
+        }
+        (Whereabouts::Detect, Some(DescriptorCache::DoesNotStart(why))) => {
+            return Ok((SharedRedis::MayBeThere(why), None));
+        }
+    };
+    let Some(access) = options.access(detected) else {
+        let why = "its address cannot be read".to_owned();
+        return Ok((SharedRedis::Unreachable { address: "(unknown)".to_owned(), why }, None));
+    };
+    let address = access.address.to_string();
+    let dialer = Dialer::through(cluster.clone(), found.place.namespace.clone());
+    let events = {
+        let tell = Arc::clone(tell);
+        Arc::new(move |event: &RedisEvent| {
+            if let RedisEvent::Followed { replica, master } = event {
+                tell(CacheEvent::Warning(format!(
+                    "{replica} is a read-only replica: its master {master} is used"
+                )));
+            }
+        })
+    };
+    match SharedCache::connect(access.clone(), dialer, Layout::default(), events).await {
+        Ok(cache) => Ok((SharedRedis::Reachable(address), Some(cache))),
+        // What the user named has to be there.
+        Err(failure) if matches!(options.whereabouts, Whereabouts::At(_)) => {
+            let told = Failure::nothing_changed(failure.to_string());
+            Err(failure.hints(&access.address).into_iter().fold(told, Failure::hint))
+        }
+        Err(failure) => {
+            let why = failure.to_string();
+            for hint in failure.hints(&access.address) {
+                tell(CacheEvent::Progress(format!("hint: {hint}")));
+            }
+            Ok((SharedRedis::Unreachable { address, why }, None))
+        }
+    }
+}
+
+/// Which replicas can be spoken to.
+async fn reach(cluster: &Cluster, registry: &Registry, found: &Discovery) -> (Reach, Option<Evictor>) {
+    let evictor = match Evictor::start(cluster.clone(), registry.clone(), found, Pace::default()).await {
+        Ok(evictor) => evictor,
+        Err(why) => return (Reach::NotAll(format!("the registry's pods cannot be listed: {why}")), None),
+    };
+    let replicas = evictor.replicas();
+    let reach = match evictor.unreachable().into_iter().next() {
+        Some((pod, why)) => Reach::NotAll(format!("replica {} cannot be reached from here: {why}", pod.name)),
+        None if replicas.is_empty() => {
+            Reach::NotAll(format!("no pod of the registry was found in namespace {}", found.place.namespace))
+        }
+        None => {
+            let direct = replicas.iter().filter(|replica| replica.way() == Way::Direct).count();
+            Reach::All { direct, forwarded: replicas.len() - direct }
+        }
+    };
+    (reach, Some(evictor))
+}
+
+/// How the replicas could be restarted.
+#[expect(clippy::unused_async, reason = "asks the API server for the rights")]
+async fn restart(_cluster: &Cluster, _found: &Discovery) -> Result<String, String> {
+    Err("restarting is not available".to_owned())
 }

@@ -3,9 +3,54 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Args, Parser};
 
-use super::connection::ConnectionArgs;
+use super::{
+    connection::ConnectionArgs,
+    redis::RedisArgs,
+    validate::{invalid, is_label, nonempty},
+};
+use crate::{cache::detect::Place, error::Failure};
+
+/// The heading of the flags about the registry's caches.
+pub(super) const CACHE: &str = "The registry's caches";
+
+/// Where the registry runs, as typed.
+#[derive(Args)]
+#[command(next_help_heading = CACHE)]
+pub(super) struct PlaceArgs {
+    /// The namespace that the registry runs in
+    ///
+    /// Default: openshift-image-registry.
+    #[arg(long, value_name = "NAME")]
+    registry_namespace: Option<String>,
+
+    /// The deployment of the registry, whose service has the same name
+    ///
+    /// Default: image-registry; on old clusters the deployment config docker-registry in the namespace default.
+    #[arg(long, value_name = "NAME")]
+    registry_deployment: Option<String>,
+}
+
+impl PlaceArgs {
+    /// Checks the names and fills in the defaults.
+    pub(super) fn place(self) -> Result<Place, Failure> {
+        let default = Place::default();
+        let name = |flag, name: Option<String>, default| match nonempty(name) {
+            None => Ok(default),
+            Some(name) if is_label(&name) => Ok(name),
+            Some(name) => Err(invalid(
+                flag,
+                &name,
+                "a name has at most 63 lower case letters, digits and '-', and neither begins nor ends with '-'",
+            )),
+        };
+        Ok(Place {
+            namespace: name("--registry-namespace", self.registry_namespace, default.namespace)?,
+            deployment: name("--registry-deployment", self.registry_deployment, default.deployment)?,
+        })
+    }
+}
 
 /// Prune images that nothing uses any more
 ///
@@ -20,7 +65,7 @@ use super::connection::ConnectionArgs;
     next_help_heading = "Flags",
     after_long_help = AFTER
 )]
-pub(super) struct Args {
+pub(super) struct PruneArgs {
     /// Really delete; without it, only say what would be deleted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) confirm: Option<String>,
@@ -124,6 +169,33 @@ pub(super) struct Args {
     #[arg(long = "version", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) version_text: Option<String>,
 
+    /// What makes the registry's caches forget the deleted blobs
+    ///
+    /// auto: the first that is possible and complete of evict, restart and wait. evict: Redis and each replica forget
+    /// each blob right after it is deleted, without downtime. restart: Redis, then all replicas are replaced. flush:
+    /// Redis alone. wait: Redis, then until what the replicas remember has expired. disable: the caches are switched
+    /// off for good, before the first deletion. none: nothing; what stays stale is said.
+    #[arg(long, value_name = "STEP", help_heading = CACHE)]
+    pub(super) registry_cache: Option<String>,
+
+    /// How many deleted blobs to ask every replica for at the end
+    ///
+    /// off, sample or all. Asking needs the right to get imagestreams/layers. Default: sample.
+    #[arg(long, value_name = "EXTENT", help_heading = CACHE)]
+    pub(super) check: Option<String>,
+
+    /// How long the replacement of the replicas may take
+    ///
+    /// Default: 10m.
+    #[arg(long, value_name = "DURATION", help_heading = CACHE)]
+    pub(super) cache_timeout: Option<String>,
+
+    #[command(flatten)]
+    pub(super) place: PlaceArgs,
+
+    #[command(flatten)]
+    pub(super) redis: RedisArgs,
+
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
 
@@ -134,7 +206,10 @@ pub(super) struct Args {
 
 const AFTER: &str = "\
 Commands:
+  {program} cache status              Show the registry's caches, and what would be done
+  {program} cache check               Ask every replica for deleted blobs
   {program} cache flush               Remove deleted blobs from the registry's Redis
+  {program} cache disable, enable     Switch the registry's caches off, and on again
 
 Examples:
   {program}                           What would go
@@ -148,6 +223,7 @@ Exit codes:
   1  an error before any change was made
   2  the command line is wrong
   3  finished, and some objects could not be pruned
+  4  a registry cache may still name what was deleted
   130, 143  ended by Ctrl-C, by SIGTERM";
 
 /// What `-h` prints: every flag, on 24 lines of 80 columns.
@@ -161,17 +237,17 @@ Usage: {program} [flags]
       --prune-over-size-limit   Select by size: images over their limits
       --all=false               Only images pushed to the integrated registry
       --prune-registry=false    Only API objects, no data in the registry
-      --registry-url=URL        The registry, as [SCHEME://]HOST[:PORT]
-      --certificate-authority=FILE  The CA of the registry's certificate
-      --force-insecure          Accept any certificate, and plain HTTP
       --ignore-invalid-refs     Go on although references do not parse
-      --num-workers=5           How many deletions are in flight
       --referrers-from=RESOURCES  Resources whose objects use images, too
+      --num-workers=5           How many deletions are in flight
   -n, --namespace=NAME          Only the image streams of this namespace
   -o, --output=FORMAT           text, wide, json, yaml or name
-  -v, --v=N                     How much to log, 0 to 10
-  -h, --help, --version         This summary, all details, the version
-
+  -v, --v=N, -h, --help, --version  Log 0 to 10; this summary, all, the version
+Registry: --registry-url --certificate-authority --force-insecure
+Its caches: --registry-cache=auto|evict|restart|flush|wait|disable|none
+  --check=off|sample|all --cache-timeout --registry-namespace
+  --registry-deployment --redis-url --redis-password-file --redis-ca
+  --redis-client-certificate --redis-client-key --redis-timeout
 Connection, as kubectl's: --kubeconfig --context --cluster --user -s/--server
   --token --as --as-group --as-uid --client-certificate --client-key
   --insecure-skip-tls-verify --tls-server-name --request-timeout
@@ -185,12 +261,12 @@ mod tests {
 
     #[test]
     fn the_definitions_are_sound() {
-        Args::command().debug_assert();
+        PruneArgs::command().debug_assert();
     }
 
     #[test]
     fn the_summary_names_every_flag_and_fits_a_terminal() {
-        for arg in Args::command().get_arguments().filter(|arg| !arg.is_positional()) {
+        for arg in PruneArgs::command().get_arguments().filter(|arg| !arg.is_positional()) {
             if let Some(long) = arg.get_long() {
                 assert!(SUMMARY.contains(&format!("--{long}")), "--{long} is missing");
             }
@@ -205,7 +281,7 @@ mod tests {
 
     #[test]
     fn every_flag_explains_itself_in_one_line() {
-        for arg in Args::command().get_arguments() {
+        for arg in PruneArgs::command().get_arguments() {
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
             assert!(
                 !help.is_empty() && help.len() <= 70 && !help.ends_with('.') || arg.is_positional(),

@@ -4,7 +4,9 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use jiff::SignedDuration;
 
-use crate::{cluster::ConnectionOptions, inventory::ResourceName, registry::RegistryUrl};
+use crate::{
+    cache::CacheOptions, cluster::ConnectionOptions, inventory::ResourceName, registry::RegistryUrl,
+};
 
 /// Everything that a prune was asked for.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct Options {
     pub output: OutputFormat,
     /// `-v`: 0 is silent, 10 the most.
     pub verbosity: u8,
+    /// What is done about the registry's caches.
+    pub cache: CacheOptions,
     /// Which cluster, and as whom.
     pub connection: ConnectionOptions,
 }

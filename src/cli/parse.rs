@@ -10,7 +10,7 @@ use clap::{
 };
 
 use super::{
-    args::{Args, SUMMARY},
+    args::{PruneArgs, SUMMARY},
     cache,
     options::Options,
     validate,
@@ -53,7 +53,7 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
     let mut command = command(program);
     let args = command
         .try_get_matches_from_mut(words)
-        .and_then(|mut matches| Args::from_arg_matches_mut(&mut matches))
+        .and_then(|mut matches| PruneArgs::from_arg_matches_mut(&mut matches))
         .map_err(|error| usage(&error, &last.to_string_lossy()))?;
     if args.help_summary {
         return Ok(Invocation::Print(SUMMARY.replace("{program}", program)));
@@ -69,7 +69,7 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
 }
 
 fn command(program: &str) -> clap::Command {
-    like_pflag(Args::command())
+    like_pflag(PruneArgs::command())
         .bin_name(program)
         .override_usage(format!("{program} [flags]"))
         .max_term_width(100)

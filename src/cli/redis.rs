@@ -10,10 +10,7 @@ use clap::Args;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use secrecy::SecretString;
 
-use super::{
-    duration,
-    validate::{invalid, nonempty, nonempty_path},
-};
+use super::validate::{nonempty, nonempty_path, timeout};
 use crate::{
     cache::redis::{AddressError, Certificates, RedisAddress, RedisOptions, Topology, Whereabouts},
     cause::io_text,
@@ -69,7 +66,7 @@ none, whatever its configuration seems to say.";
 impl RedisArgs {
     /// Checks the values and reads the files that they name.
     pub(super) fn options(self) -> Result<RedisOptions, Failure> {
-        let patience = patience(self.redis_timeout.as_deref())?;
+        let patience = timeout("--redis-timeout", self.redis_timeout.as_deref(), TIMEOUT)?;
         let whereabouts = match nonempty(self.redis_url.clone()).as_deref() {
             None => Whereabouts::Detect,
             Some("none") => Whereabouts::Absent,
@@ -156,17 +153,6 @@ fn address(url: &str) -> Result<RedisAddress, Failure> {
             _ => failure.hint("the form is redis://[USER@]HOST[:PORT][/DATABASE]"),
         }
     })
-}
-
-fn patience(word: Option<&str>) -> Result<Duration, Failure> {
-    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(TIMEOUT) };
-    let parsed = duration::parse(word).map_err(|error| {
-        invalid("--redis-timeout", word, error).hint("a duration is numbers with units: --redis-timeout=90s")
-    })?;
-    match Duration::try_from(parsed) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(invalid("--redis-timeout", word, "it must be greater than 0")),
-    }
 }
 
 fn without_tls(address: &RedisAddress) -> Failure {

@@ -1,17 +1,18 @@
 //! From what the user typed to what the program needs. No network: only files that flags name are read.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use jiff::SignedDuration;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{
-    args::Args,
+    args::PruneArgs,
     duration::{self, DurationError},
     options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions},
     values::{self, quote},
 };
 use crate::{
+    cache::{CacheOptions, Extent, Strategy},
     cause::io_text,
     error::Failure,
     inventory::ResourceName,
@@ -21,10 +22,11 @@ use crate::{
 
 const KEEP_TAG_REVISIONS: u32 = 3;
 const KEEP_YOUNGER_THAN: SignedDuration = SignedDuration::from_mins(60);
+const CACHE_TIMEOUT: Duration = Duration::from_secs(600);
 const NUM_WORKERS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 
 /// Checks every value and fills in the defaults.
-pub(super) fn validate(args: Args, program: String) -> Result<Options, Failure> {
+pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Failure> {
     if !args.words.is_empty() {
         return Err(Failure::usage("no arguments are allowed to this command"));
     }
@@ -42,6 +44,13 @@ pub(super) fn validate(args: Args, program: String) -> Result<Options, Failure> 
         output: output(args.output.as_deref())?,
         verbosity: verbosity(args.verbosity.as_deref())?,
         confirm: switch("--confirm", args.confirm.as_deref())?,
+        cache: CacheOptions {
+            strategy: word("--registry-cache", args.registry_cache, Strategy::BY_NAME)?,
+            check: word("--check", args.check, Extent::BY_NAME)?,
+            timeout: timeout("--cache-timeout", args.cache_timeout.as_deref(), CACHE_TIMEOUT)?,
+            place: args.place.place()?,
+            redis: args.redis.options()?,
+        },
         connection: args.connection.options()?,
         // Last, because it reads a file: a mistake on the command line comes first.
         registry: registry(
@@ -58,7 +67,7 @@ pub(super) fn asked_for(flag: &'static str, word: Option<&str>) -> Result<bool, 
     switch(flag, word)
 }
 
-fn keep(args: &Args) -> Result<Keep, Failure> {
+fn keep(args: &PruneArgs) -> Result<Keep, Failure> {
     let over_size = boolean("--prune-over-size-limit", args.prune_over_size_limit.as_deref())?;
     let revisions =
         args.keep_tag_revisions.as_deref().map(|word| integer("--keep-tag-revisions", word)).transpose()?;
@@ -120,6 +129,32 @@ fn output(word: Option<&str>) -> Result<OutputFormat, Failure> {
     )
 }
 
+/// One of a few words; the default without one.
+pub(super) fn word<T: Default, const N: usize>(
+    flag: &'static str,
+    word: Option<String>,
+    by_name: [(&'static str, T); N],
+) -> Result<T, Failure> {
+    let Some(word) = nonempty(word) else { return Ok(T::default()) };
+    let names = by_name.each_ref().map(|(name, _)| *name).join(", ");
+    let found = by_name.into_iter().find(|(name, _)| *name == word).map(|(_, value)| value);
+    found.ok_or_else(|| invalid(flag, &word, format!("it must be one of {names}")))
+}
+
+/// A duration that is longer than nothing.
+pub(super) fn timeout(
+    flag: &'static str,
+    word: Option<&str>,
+    default: Duration,
+) -> Result<Duration, Failure> {
+    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(default) };
+    let parsed = duration::parse(word).map_err(|error| bad_duration(flag, word, &error))?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(invalid(flag, word, "it must be greater than 0")),
+    }
+}
+
 fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
     let Some(name) = nonempty(name) else { return Ok(None) };
     if is_label(&name) {
@@ -133,7 +168,7 @@ fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
 }
 
 /// Whether it is a DNS label as Kubernetes names use it.
-fn is_label(name: &str) -> bool {
+pub(super) fn is_label(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= 63
         && name.bytes().all(|byte| inner(byte) || byte == b'-')

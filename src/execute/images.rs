@@ -95,7 +95,7 @@ impl Run<'_> {
         for blob in &decision.blobs {
             let digest = inventory.names.text(*blob).into_owned();
             if progress.others_are_gone(position, *blob).await {
-                all_gone &= self.blob(digest, inventory.images.blob_bytes(*blob)).await;
+                all_gone &= self.blob(*blob, digest, inventory.images.blob_bytes(*blob)).await;
             } else {
                 self.ledger.spared(Spared { object: digest, reason: "failedRemoval" });
             }
@@ -110,7 +110,7 @@ impl Run<'_> {
     }
 
     /// Whether the blob is gone.
-    async fn blob(&self, digest: String, bytes: Option<u64>) -> bool {
+    async fn blob(&self, blob: Id, digest: String, bytes: Option<u64>) -> bool {
         // Without a registry nothing is gone from one, unless it was to be left alone.
         let Some(registry) = self.tools.registry else { return !self.plan.rules.prune_registry };
         let permit = self.permits.acquire().await;
@@ -119,10 +119,8 @@ impl Run<'_> {
         match result {
             Ok(_) => {
                 self.registry_answered();
-                // At once: the later it is sent, the more likely it removes what an upload has brought back. What a
-                // replica does not confirm, the evictor remembers.
-                if let Some(evictor) = self.tools.evictor {
-                    evictor.evict(&digest).await;
+                if let Some(caches) = self.tools.caches {
+                    caches.blob_gone(&digest, &self.repositories.of_blob(blob)).await;
                 }
                 self.ledger.changed(Change::Blob { digest, bytes });
                 true

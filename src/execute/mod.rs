@@ -4,6 +4,7 @@
 //! all streams are done, for each image its blobs, its manifest, then the Image object. What is decided here anew,
 //! because the cluster changed meanwhile, is decided by the same pure functions that made the plan.
 
+mod aftermath;
 mod images;
 mod outcome;
 mod streams;
@@ -13,14 +14,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{RwLock, Semaphore, watch};
 
-pub use outcome::{Change, FailedObject, Outcome, Spared};
+pub use aftermath::broken_images;
+pub use outcome::{BrokenImage, Change, FailedObject, Outcome, Spared};
 
-use crate::cache::replicas::Evictor;
+use crate::cache::CacheStep;
 use crate::cluster::Cluster;
 use crate::error::Failure;
 use crate::inventory::{self, Scope};
 use crate::model::{Id, Inventory};
-use crate::plan::{ImageDecision, ImageVerdict, ItemVerdict, Plan, Stage2, decide_images, missing_images};
+use crate::plan::{
+    ImageDecision, ImageVerdict, ItemVerdict, Plan, Repositories, Stage2, decide_images, missing_images,
+};
 use crate::registry::{Registry, RegistryError};
 use outcome::Ledger;
 
@@ -41,8 +45,8 @@ pub struct Tools<'a> {
     pub scope: &'a Scope,
     /// The registry; absent with `--prune-registry=false`.
     pub registry: Option<&'a Registry>,
-    /// Makes the registry's replicas forget each blob as it goes, where they can be reached.
-    pub evictor: Option<&'a Evictor>,
+    /// Makes the registry's caches forget each link and blob as it goes.
+    pub caches: Option<&'a CacheStep>,
     /// How many requests are on their way at once.
     pub workers: usize,
     /// Becomes something when the run is to end: what is in flight is finished, nothing new is started.
@@ -68,6 +72,8 @@ struct Run<'a> {
     /// What is known of the cluster; grows when streams change and images appear.
     inventory: RwLock<Inventory>,
     permits: Semaphore,
+    /// Which repositories had the blobs that go, before the first change.
+    repositories: Repositories,
     ledger: Ledger<'a>,
     stopped: AtomicBool,
     /// The registry does not delete: what goes on would leave links that nobody knows of any longer.
@@ -79,8 +85,9 @@ struct Run<'a> {
 /// After so many deletions in a row without an answer the registry counts as gone.
 const UNANSWERED: usize = 5;
 
-/// Carries the plan out. Failures of single objects do not stop the others.
-pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Outcome {
+/// Carries the plan out. Failures of single objects do not stop the others. Gives back what is known of the cluster by
+/// then.
+pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> (Outcome, Inventory) {
     let planned: BTreeSet<Id> = inventory
         .images
         .all()
@@ -92,6 +99,11 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Out
     let run = Run {
         ledger: Ledger::new(tools.tell),
         permits: Semaphore::new(tools.workers),
+        // Only caches are keyed by repository.
+        repositories: match tools.caches {
+            Some(_) => Repositories::of(&inventory, plan),
+            None => Repositories::default(),
+        },
         tools,
         plan,
         inventory: RwLock::new(inventory),
@@ -105,7 +117,7 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Out
         run.second_stage(&planned, &removed, &candidates).await;
     }
     let signal = if run.stopped.load(Ordering::Relaxed) { *run.tools.stop.borrow() } else { None };
-    run.ledger.finish(signal)
+    (run.ledger.finish(signal), run.inventory.into_inner())
 }
 
 impl Run<'_> {

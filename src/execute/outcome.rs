@@ -74,6 +74,22 @@ pub struct Spared {
     pub reason: &'static str,
 }
 
+/// An image that was pushed while a blob that it names was deleted. Pushing it again mends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokenImage {
+    /// `namespace/stream`.
+    pub repository: String,
+    /// A tag that names it.
+    pub tag: String,
+    /// The image.
+    pub image: String,
+    /// The blobs that are gone.
+    pub missing: Vec<String>,
+    /// Whether the registry said that they are gone; otherwise it could not be asked.
+    pub certain: bool,
+}
+
 /// What a confirmed run did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -86,6 +102,9 @@ pub struct Outcome {
     pub failures: Vec<FailedObject>,
     /// What was planned and stays.
     pub spared: Vec<Spared>,
+    /// Images that were pushed meanwhile and lack a blob.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<BrokenImage>,
     /// The signal that ended the run early: `SIGINT` or `SIGTERM`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupted: Option<&'static str>,

@@ -216,6 +216,9 @@ impl Run<'_> {
             match result {
                 Ok(_) => {
                     self.registry_answered();
+                    if let Some(caches) = self.tools.caches {
+                        caches.link_gone(repository, &digest).await;
+                    }
                     let repository = repository.to_owned();
                     self.ledger.changed(match kind {
                         Link::Manifest => Change::ManifestLink { repository, digest },

@@ -409,6 +409,9 @@ impl ImageObject<'_> {
         image.managed = self.metadata.annotations.managed;
         image.protected = self.metadata.is_protected();
         image.appeared = appeared;
+        image.repository = repository_of(&self.docker_image_reference)
+            .filter(|_| image.managed)
+            .map(|name| names.intern(name));
         let media_type = &*self.docker_image_manifest_media_type;
         image.index = is_index(media_type);
         image.config_deletable = has_config(media_type);
@@ -451,6 +454,13 @@ impl ImageObject<'_> {
         images.push(image, &layers, &manifests);
         decoded
     }
+}
+
+/// `namespace/name` of `host/namespace/name[:tag][@digest]`.
+fn repository_of(pull_spec: &str) -> Option<&str> {
+    let (_, path) = pull_spec.split_once('/')?;
+    let name = path.split(['@', ':']).next()?;
+    (name.matches('/').count() == 1).then_some(name)
 }
 
 fn is_index(media_type: &str) -> bool {

@@ -48,6 +48,8 @@ pub struct Image {
     pub protected: bool,
     /// No index, and without `dockerImageMetadata`: nobody knows which config it needs.
     pub metadata_absent: bool,
+    /// `namespace/name` in `dockerImageReference` of a managed image: the repository that it was pushed to.
+    pub repository: Option<Id>,
     /// It was not in the list of images and was found by name later: pushed meanwhile.
     pub appeared: bool,
     layers: u32,
@@ -159,6 +161,7 @@ impl Image {
             managed: false,
             protected: false,
             metadata_absent: false,
+            repository: None,
             appeared: false,
             layers: 0,
             manifests: 0,

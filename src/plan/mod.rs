@@ -5,6 +5,7 @@
 mod decide;
 mod differences;
 mod references;
+mod repositories;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ pub use decide::{
 };
 pub use differences::{Differing, DifferingObject};
 pub use references::{InvalidReference, References, Use};
+pub use repositories::Repositories;
 
 /// What the flags ask for, with the cutoff worked out.
 #[derive(Debug, Clone, PartialEq, Eq)]

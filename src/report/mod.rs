@@ -1,6 +1,7 @@
 //! Plan and outcome as text for people, lines for log scrapers, and documents for programs. Pure: writes into what
 //! it is given.
 
+pub mod cache;
 pub mod document;
 mod human;
 pub mod text;
