@@ -302,9 +302,18 @@ pub(crate) fn cutting_proxy(to: u16, cuts: usize, after: usize) -> u16 {
 
 /// Three masters, all slots, no replicas.
 pub(crate) fn cluster() -> Vec<Server> {
+    cluster_with(|_| Vec::new())
+}
+
+/// [`cluster`] with further lines in the configuration of each.
+pub(crate) fn cluster_with(further: impl Fn(usize) -> Vec<String>) -> Vec<Server> {
     let nodes: Vec<_> = (0..3)
-        .map(|_| {
-            start(&["cluster-enabled yes", "cluster-require-full-coverage yes", "cluster-node-timeout 5000"])
+        .map(|n| {
+            let mut lines =
+                vec!["cluster-enabled yes", "cluster-require-full-coverage yes", "cluster-node-timeout 5000"];
+            let further = further(n);
+            lines.extend(further.iter().map(String::as_str));
+            start(&lines)
         })
         .collect();
     for (n, node) in nodes.iter().enumerate() {
