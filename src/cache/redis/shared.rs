@@ -31,7 +31,7 @@ const STEP: &str = "evict keys";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Again {
     /// The blobs whose descriptor Redis may have given to a replica after the blob was deleted: those that had one
-    /// again, and those whose eviction was not confirmed before.
+    /// again, and those whose eviction was not confirmed in time.
     pub blobs: BTreeSet<String>,
 }
 
@@ -130,26 +130,36 @@ impl SharedCache {
             }
             if let Some(failure) = state.refused.clone() {
                 state.late.extend(items);
+                state.again.blobs.extend(doomed.digests().map(str::to_owned));
                 return Err(failure);
             }
             let (done, confirmed) = oneshot::channel();
             state.fresh.push_back(Ticket { items, done });
             confirmed
         };
-        drop(doomed);
         self.shared.wake.notify_one();
-        if let Ok(Ok(answer)) = tokio::time::timeout(deadline, &mut confirmed).await {
-            return answer;
+        let answer = tokio::time::timeout(deadline, &mut confirmed).await;
+        if let Ok(Ok(Ok(()))) = answer {
+            return Ok(());
         }
         let mut state = self.shared.state();
-        // The confirmation, which is sent under the same lock, may have come in this very moment.
-        if let Ok(answer) = confirmed.try_recv() {
-            return answer;
-        }
-        let failure = state.trouble.clone().unwrap_or_else(|| {
-            RedisFailure::new(Problem::TimedOut, STEP, format!("no answer within {deadline:?}"))
-        });
-        state.refused = Some(failure.clone());
+        let answer = match answer {
+            Ok(Ok(answer)) => Some(answer),
+            // The confirmation, which is sent under the same lock, may have come in this very moment.
+            _ => confirmed.try_recv().ok(),
+        };
+        let failure = match answer {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(failure)) => failure,
+            None => {
+                let failure = state.trouble.clone().unwrap_or_else(|| {
+                    RedisFailure::new(Problem::TimedOut, STEP, format!("no answer within {deadline:?}"))
+                });
+                state.refused = Some(failure.clone());
+                failure
+            }
+        };
+        state.again.blobs.extend(doomed.digests().map(str::to_owned));
         Err(failure)
     }
 
