@@ -9,6 +9,7 @@ pub mod detect;
 mod input;
 pub mod redis;
 pub mod replicas;
+pub mod rollout;
 mod step;
 
 pub use input::{InputError, digests, result_document};
