@@ -284,7 +284,7 @@ impl Switch<'_> {
             }
             let mut follower = self.rollout.follower(Goal::CachesOff, &before, true);
             follower.asked();
-            match self.follow(&mut follower, changes).await {
+            match self.follow(&mut follower).await {
                 Ok(proof) => return Ok(self.done("off", &proof, changes)),
                 // The operator may have been in the middle of it when it was told to keep its hands off.
                 Err(failure) if failure.reverted && again < AGAIN => again += 1,
@@ -313,7 +313,7 @@ impl Switch<'_> {
         let mut restored = workload.clone();
         let stay = settings::restore(&mut restored, &kept).map_err(|error| self.unfit(&error))?;
         if !kept.env.is_empty() && settings::may_use_redis(&restored) {
-            flush_before_enable(self.options)?;
+            flush_before_enable(self.options).await?;
         }
         let mut steps: Vec<String> = kept
             .env
@@ -387,15 +387,16 @@ impl Switch<'_> {
             .map_err(|stop| self.failure(&stop, "list the registry's pods", changed))?;
         let mut follower = self.rollout.follower(Goal::LikeTemplate, &before, true);
         follower.asked();
-        match self.follow(&mut follower, changed).await {
+        match self.follow(&mut follower).await {
             Ok(proof) => Ok(self.done("as they were before", &proof, changed)),
             Err(failure) => Err(self.not_proven(failure)),
         }
     }
 
-    async fn follow(&self, follower: &mut Follower, changed: bool) -> Result<Proof, RolloutFailure> {
+    async fn follow(&self, follower: &mut Follower) -> Result<Proof, RolloutFailure> {
         // A pod that the controller leaves alone, though it is not of its template, is replaced; never past a budget.
-        self.rollout.follow(follower, vec![Way::Evict], changed).await
+        // Changed by now, if not by this run.
+        self.rollout.follow(follower, vec![Way::Evict], true).await
     }
 
     /// Whether the operator may be told to keep its hands off, which is asked for only once it is to be done.
@@ -553,7 +554,10 @@ impl Switch<'_> {
 }
 
 /// What is in Redis has not been evicted while it was out of use: before it is used again, it has to be flushed.
-fn flush_before_enable(options: &SwitchOptions) -> Result<(), Failure> {
+///
+/// The place where `cache enable` is to flush by itself, once it knows the Redis that the registry will use.
+#[expect(clippy::unused_async, reason = "a flush waits for Redis")]
+async fn flush_before_enable(options: &SwitchOptions) -> Result<(), Failure> {
     if options.redis_is_flushed {
         return Ok(());
     }
