@@ -1,5 +1,6 @@
 //! An API server and a registry that belong together.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,9 @@ pub struct ClusterConfig {
     pub storage_dir: Option<PathBuf>,
     /// Whether the registry speaks https.
     pub registry_tls: bool,
+    /// Whether the IPs of the registry's pods can be reached. If not, as for everybody outside of a cluster, nothing
+    /// listens there, and port-forwards and the service alone lead to the replicas.
+    pub pods_reachable: bool,
 }
 
 impl Default for ClusterConfig {
@@ -36,6 +40,7 @@ impl Default for ClusterConfig {
             replicas: 1,
             storage_dir: None,
             registry_tls: true,
+            pods_reachable: true,
         }
     }
 }
@@ -75,13 +80,18 @@ struct Running {
     /// Those that were stopped stay, so that the numbers of the others do not change.
     members: Mutex<Vec<Member>>,
     tls: bool,
+    pods_reachable: bool,
 }
 
 /// A replica, and where it is or was served.
 #[derive(Debug)]
 struct Member {
     replica: Replica,
+    /// The name of its pod.
+    pod: String,
     address: SocketAddr,
+    /// What its pod says about where it listens.
+    shown: SocketAddr,
     /// `None` once it was stopped.
     serving: Option<Serving>,
 }
@@ -91,7 +101,8 @@ impl Cluster {
     /// `deployment/image-registry`; works with and without an async runtime around it.
     #[must_use]
     pub fn start(config: ClusterConfig) -> Self {
-        let ClusterConfig { sandbox: mut api, registry, replicas, storage_dir, registry_tls } = config;
+        let ClusterConfig { sandbox: mut api, registry, replicas, storage_dir, registry_tls, pods_reachable } =
+            config;
         // The host has to be known before the first object is made.
         let listeners: Vec<TcpListener> = match registry {
             Some(_) => (0..replicas.max(1)).map(listen_as).collect(),
@@ -110,7 +121,7 @@ impl Cluster {
             let starting = Registry::new(storage, Arc::new(sandbox.api().clone()), settings);
             let registry = wait_for(&sandbox, starting).expect("start the registry");
             let members = Mutex::default();
-            Running { registry, members, tls: registry_tls }
+            Running { registry, members, tls: registry_tls, pods_reachable }
         });
         let cluster = Self { sandbox, registry, host, _temporary: temporary };
         if let Some(running) = &cluster.registry {
@@ -133,9 +144,14 @@ impl Cluster {
         let serving =
             replica.serve(&sandbox.runtime(), listener, tls, sandbox.faults(), sandbox.request_log());
         let number = replica.number();
-        workload::add_pod(sandbox.store(), number, address);
+        let pod = workload::pod_name(number);
+        let shown = if running.pods_reachable { address } else { unreachable(number) };
+        workload::add_pod(sandbox.store(), number, shown);
+        for port in BTreeSet::from([workload::PORT, address.port(), shown.port()]) {
+            sandbox.api().forwards().map(workload::NAMESPACE, &pod, port, address);
+        }
         let mut members = running.members();
-        members.push(Member { replica, address, serving: Some(serving) });
+        members.push(Member { replica, pod, address, shown, serving: Some(serving) });
         workload::set_endpoints(sandbox.store(), &endpoints(&members));
         number
     }
@@ -201,7 +217,18 @@ impl Cluster {
     /// The name of a replica's pod in `openshift-image-registry`.
     #[must_use]
     pub fn pod_name(&self, number: usize) -> String {
-        workload::pod_name(number)
+        self.running().members()[number].pod.clone()
+    }
+
+    /// Says where a port of a pod really listens, for port-forwards: without it, that is the pod's IP and the same
+    /// port.
+    pub fn map_port(&self, namespace: &str, pod: &str, port: u16, address: SocketAddr) {
+        self.sandbox.api().forwards().map(namespace, pod, port, address);
+    }
+
+    /// Cuts all port-forwards that are open, as an API server does that is restarted.
+    pub fn cut_port_forwards(&self) {
+        self.sandbox.api().forwards().cut();
     }
 
     /// The storage that the replicas share.
@@ -253,13 +280,24 @@ impl Running {
 /// The replicas that are served.
 fn endpoints(members: &[Member]) -> Vec<(usize, SocketAddr)> {
     let served = members.iter().filter(|member| member.serving.is_some());
-    served.map(|member| (member.replica.number(), member.address)).collect()
+    served.map(|member| (member.replica.number(), member.shown)).collect()
 }
 
-/// Listens on a free port of the loopback address that is the pod IP of this replica.
+/// The loopback address that is the pod IP of this replica: 127.0.0.1 and those that follow.
+fn pod_ip(replica: usize) -> Ipv4Addr {
+    let offset = u32::try_from(replica).expect("fewer replicas than addresses");
+    Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + offset)
+}
+
+/// Listens on a free port of the pod IP of this replica.
 fn listen_as(replica: usize) -> TcpListener {
-    let last = u8::try_from(replica + 1).expect("at most 254 replicas");
-    TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).expect("listen on a loopback address")
+    TcpListener::bind((pod_ip(replica), 0)).expect("listen on a loopback address")
+}
+
+/// A pod IP where nobody listens, and connections are refused at once.
+fn unreachable(replica: usize) -> SocketAddr {
+    let [_, first, second, third] = pod_ip(replica).octets();
+    SocketAddr::from(([127, 128 | first, second, third], workload::PORT))
 }
 
 /// Waits for a future on the sandbox's runtime. Unlike `block_on`, this is allowed inside another runtime.

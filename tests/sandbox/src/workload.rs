@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::api::{Store, now};
 
-const NAMESPACE: &str = "openshift-image-registry";
+pub(crate) const NAMESPACE: &str = "openshift-image-registry";
+/// The port of the registry's container and of its service.
+pub(crate) const PORT: u16 = 5000;
 const NAME: &str = "image-registry";
 const IMAGE: &str = "quay.io/openshift/origin-docker-registry:latest";
 
@@ -32,7 +34,7 @@ pub(crate) fn register(store: &Store, replicas: usize) {
                 "selector": { "matchLabels": labels },
                 "template": {
                     "metadata": { "labels": labels },
-                    "spec": { "containers": [container(5000)] },
+                    "spec": { "containers": [container(PORT)] },
                 },
             },
             "status": { "replicas": replicas, "readyReplicas": replicas, "updatedReplicas": replicas },
