@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::cache::commands::flush::{self, FlushOptions};
+use crate::cache::commands::switch::{self, SwitchOptions};
 use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
@@ -34,6 +35,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
         Invocation::CacheFlush(options) => return flush_cache(&options, ui),
+        Invocation::CacheSwitch(options) => return switch_caches(&options, ui),
         Invocation::Prune(options) => options,
     };
     start(options.verbosity, async {
@@ -59,6 +61,17 @@ fn flush_cache(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         tokio::select! {
             signal = first_signal(&mut stop) => Err(flush::interrupted(options, signal)),
             flushed = flush::flush(options, ui) => flushed,
+        }
+    })
+}
+
+fn switch_caches(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        // The old values are kept before anything is changed: it is ended wherever it is, and the next run goes on.
+        tokio::select! {
+            signal = first_signal(&mut stop) => Err(switch::interrupted(options, signal)),
+            switched = switch::switch(options, ui) => switched,
         }
     })
 }

@@ -13,6 +13,7 @@ mod input;
 mod outcome;
 pub mod redis;
 pub mod replicas;
+pub mod rollout;
 mod step;
 
 pub use check::{CheckOutcome, Extent, Stale, StaleCache};

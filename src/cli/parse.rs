@@ -15,7 +15,11 @@ use super::{
     options::Options,
     validate,
 };
-use crate::{cache::commands::flush::FlushOptions, error::Failure, text::sanitize};
+use crate::{
+    cache::commands::{flush::FlushOptions, switch::SwitchOptions},
+    error::Failure,
+    text::sanitize,
+};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub enum Invocation {
     Prune(Box<Options>),
     /// Make the registry's Redis forget what was deleted.
     CacheFlush(Box<FlushOptions>),
+    /// Turn the registry's caches off, or on again.
+    CacheSwitch(Box<SwitchOptions>),
 }
 
 /// Reads the arguments, the program's own name first.

@@ -1,5 +1,7 @@
 //! What can go wrong with a request to the API server, and what to tell the administrator.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde::Deserialize;
 use thiserror::Error;
@@ -55,6 +57,8 @@ pub enum ApiError {
     TooManyRequests {
         /// What the server says.
         message: String,
+        /// How long it wants to be left alone, if it says.
+        retry_after: Option<Duration>,
     },
     /// 502, 503 or 504, also after the retries: the API, or the server behind it, is not there.
     #[error("the server is unavailable ({status}): {message}")]
@@ -188,7 +192,7 @@ impl ApiError {
                 continue_token: Some(status.metadata.continue_token).filter(|token| !token.is_empty()),
             },
             400 | 422 => Self::Invalid { message },
-            429 => Self::TooManyRequests { message },
+            429 => Self::TooManyRequests { message, retry_after: None },
             status @ 502..=504 => Self::Unavailable { status, message },
             status => Self::Server { status, message },
         }

@@ -264,10 +264,12 @@ pub(super) async fn send_once(
             parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let seconds =
             seconds.or_else(|| explanation.as_ref().map(Status::retry_after)).filter(|seconds| *seconds > 0);
-        return Err(Failed {
-            error: ApiError::of_answer(status, &read, explanation),
-            retry_after: seconds.map(Duration::from_secs),
-        });
+        let wait = seconds.map(Duration::from_secs);
+        let mut error = ApiError::of_answer(status, &read, explanation);
+        if let ApiError::TooManyRequests { retry_after, .. } = &mut error {
+            *retry_after = wait;
+        }
+        return Err(Failed { error, retry_after: wait });
     }
     let announced =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());

@@ -1,6 +1,7 @@
 //! The subcommands of `cache`: their flags as typed, and what becomes of them.
 
 mod flush;
+mod switch;
 
 use std::ffi::OsString;
 
@@ -14,7 +15,9 @@ Make the registry's caches forget what was deleted
 Usage: {program} cache COMMAND [flags]
 
 Commands:
-  flush   Remove deleted blobs from the registry's Redis
+  flush    Remove deleted blobs from the registry's Redis
+  disable  Turn the registry's caches off for good
+  enable   Turn them on again
 
 See '{program} cache COMMAND --help' for the flags.
 ";
@@ -25,6 +28,8 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
     let Some(first) = words.first() else { return commands() };
     match first.to_string_lossy().as_ref() {
         "flush" => flush::invocation(words, program),
+        "disable" => switch::disable(words, program),
+        "enable" => switch::enable(words, program),
         "-h" | "--help" => commands(),
         other => {
             Err(Failure::usage(format!("unknown command \"{}\" for \"{program} cache\"", sanitize(other)))

@@ -1,0 +1,333 @@
+//! The flags of `cache disable` and `cache enable`.
+
+use std::{ffi::OsString, fmt::Write as _, time::Duration};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
+
+use super::super::{
+    connection::ConnectionArgs,
+    duration,
+    parse::{Invocation, like_pflag, usage},
+    validate::{self, invalid, nonempty, switch},
+};
+use crate::{
+    cache::{
+        commands::switch::{Consent, SPELLED_OUT, SwitchOptions, Turn},
+        detect::Place,
+        rollout::{Pace, is_name},
+    },
+    error::Failure,
+    text::quoted,
+};
+
+/// `--cache-timeout` unless it is given.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Turn the registry's caches off for good
+///
+/// Without caches the registry never answers for what was deleted; it asks the storage more often instead. This sets
+/// two variables in the registry's pod template (without --confirm it only says which), keeps the old values in an
+/// annotation, and returns once no pod with a cache serves any more.
+#[derive(Parser)]
+#[command(
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    next_help_heading = "Flags",
+    after_long_help = AFTER_DISABLE
+)]
+struct DisableArgs {
+    /// Have the operator keep its hands off the registry (managementState: Unmanaged)
+    ///
+    /// An operator that manages the registry turns the change back. Unmanaged means that cluster upgrades no longer
+    /// update the registry, until cache enable puts the state back. It has to be confirmed by typing a word; where
+    /// nobody is at a terminal, by --set-unmanaged=yes-the-registry-gets-no-more-updates.
+    #[arg(long, value_name = "WORD", num_args = 0..=1, require_equals = true, default_missing_value = "ask")]
+    set_unmanaged: Option<String>,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Turn the registry's caches on again, as they were before cache disable
+///
+/// Restores what cache disable changed, the operator's managementState included, and returns once every pod that
+/// serves is configured so.
+#[derive(Parser)]
+#[command(
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    next_help_heading = "Flags",
+    after_long_help = AFTER_ENABLE
+)]
+struct EnableArgs {
+    /// The Redis that the registry had was flushed
+    ///
+    /// It may still hold blobs that were pruned while it was out of use: flush it first, with cache flush --all.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    redis_is_flushed: Option<String>,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Args)]
+struct CommonArgs {
+    /// Do it, rather than say what would be done
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    confirm: Option<String>,
+
+    /// Only say what would be done: the default
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    dry_run: Option<String>,
+
+    /// How long the rollout may take; default 10m
+    #[arg(long, value_name = "DURATION")]
+    cache_timeout: Option<String>,
+
+    /// The namespace of the registry; default openshift-image-registry
+    #[arg(long, value_name = "NAME")]
+    registry_namespace: Option<String>,
+
+    /// The registry's Deployment; default image-registry
+    #[arg(long, value_name = "NAME")]
+    registry_deployment: Option<String>,
+
+    /// How much to log on stderr, 0 to 10
+    #[arg(long = "v", short = 'v', value_name = "N")]
+    verbosity: Option<String>,
+
+    /// Print this text
+    #[arg(long = "help", short = 'h', value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    help: Option<String>,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+
+    /// Words that are no flags; caught here because the command takes none.
+    #[arg(hide = true)]
+    words: Vec<OsString>,
+}
+
+const AFTER_DISABLE: &str = "\
+Examples:
+  {program} cache disable
+  {program} cache disable --confirm
+  {program} cache disable --confirm --set-unmanaged
+
+Exit codes:
+  0  no pod with a cache serves any more; also: a dry run
+  1  nothing was changed
+  2  the command line is wrong
+  4  changed, but a pod with a cache may still serve
+  130, 143  ended by Ctrl-C, by SIGTERM";
+
+const AFTER_ENABLE: &str = "\
+Examples:
+  {program} cache enable
+  {program} cache enable --confirm
+
+Exit codes:
+  0  every pod that serves is configured as before; also: a dry run
+  1  nothing was changed
+  2  the command line is wrong
+  4  changed, but not every pod is configured so yet
+  130, 143  ended by Ctrl-C, by SIGTERM";
+
+/// Reads the words from `disable` on.
+pub(super) fn disable(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
+    let (args, help) = read::<DisableArgs>(words, program, "disable")?;
+    if validate::asked_for("--help", args.common.help.as_deref())? {
+        return Ok(Invocation::Print(help));
+    }
+    let set_unmanaged = match args.set_unmanaged.as_deref() {
+        None => Consent::None,
+        Some("ask") => Consent::Ask,
+        Some(SPELLED_OUT) => Consent::Given,
+        Some(word) => {
+            return Err(invalid("--set-unmanaged", word, "it takes effect only if it is spelled out").hint(format!(
+                "type the confirmation at a terminal: --set-unmanaged; or spell it out: --set-unmanaged={SPELLED_OUT}"
+            )));
+        }
+    };
+    let options = options(args.common, program, Turn::Off)?;
+    invocation(SwitchOptions { set_unmanaged, ..options })
+}
+
+/// Reads the words from `enable` on.
+pub(super) fn enable(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
+    let (args, help) = read::<EnableArgs>(words, program, "enable")?;
+    if validate::asked_for("--help", args.common.help.as_deref())? {
+        return Ok(Invocation::Print(help));
+    }
+    let redis_is_flushed = switch("--redis-is-flushed", args.redis_is_flushed.as_deref())?;
+    let options = options(args.common, program, Turn::On)?;
+    invocation(SwitchOptions { redis_is_flushed, ..options })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the tail of functions that fail")]
+fn invocation(options: SwitchOptions) -> Result<Invocation, Failure> {
+    Ok(Invocation::CacheSwitch(Box::new(options)))
+}
+
+/// The arguments, and the text of `--help`.
+fn read<A: CommandFactory + FromArgMatches>(
+    words: &[OsString],
+    program: &str,
+    name: &str,
+) -> Result<(A, String), Failure> {
+    let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut command = like_pflag(A::command())
+        .bin_name(format!("{program} cache {name}"))
+        .override_usage(format!("{program} cache {name} [--confirm] [flags]"))
+        .max_term_width(100);
+    let args = command
+        .try_get_matches_from_mut(words)
+        .and_then(|mut matches| A::from_arg_matches_mut(&mut matches))
+        .map_err(|error| usage(&error, &last))?;
+    Ok((args, command.render_long_help().to_string().replace("{program}", program)))
+}
+
+fn options(args: CommonArgs, program: &str, turn: Turn) -> Result<SwitchOptions, Failure> {
+    if !args.words.is_empty() {
+        return Err(Failure::usage("no arguments are allowed to this command"));
+    }
+    let confirm = switch("--confirm", args.confirm.as_deref())?;
+    if confirm && switch("--dry-run", args.dry_run.as_deref())? {
+        return Err(Failure::usage("--confirm cannot be specified with --dry-run"));
+    }
+    let default = Place::default();
+    let place = Place {
+        namespace: name("--registry-namespace", args.registry_namespace.clone(), default.namespace)?,
+        deployment: name("--registry-deployment", args.registry_deployment.clone(), default.deployment)?,
+    };
+    let timeout = timeout(args.cache_timeout.as_deref())?;
+    let word = if turn == Turn::Off { "disable" } else { "enable" };
+    let mut repeat = format!("{program} cache {word} --confirm");
+    for (flag, value) in [
+        ("--registry-namespace", nonempty(args.registry_namespace)),
+        ("--registry-deployment", nonempty(args.registry_deployment)),
+        ("--cache-timeout", nonempty(args.cache_timeout)),
+    ] {
+        if let Some(value) = value {
+            // Writing to a `String` cannot fail.
+            let _ = write!(repeat, " {flag}={}", quoted(&value));
+        }
+    }
+    Ok(SwitchOptions {
+        connection: args.connection.options()?,
+        place,
+        turn,
+        confirm,
+        timeout,
+        set_unmanaged: Consent::None,
+        redis_is_flushed: false,
+        verbosity: validate::verbosity(args.verbosity.as_deref())?,
+        program: program.to_owned(),
+        repeat,
+        pace: Pace::default(),
+    })
+}
+
+fn name(flag: &'static str, word: Option<String>, default: String) -> Result<String, Failure> {
+    match nonempty(word) {
+        None => Ok(default),
+        Some(word) if is_name(&word) => Ok(word),
+        Some(word) => Err(invalid(
+            flag,
+            &word,
+            "a name has lower case letters, digits, '-' and '.', and neither begins nor ends with '-' or '.'",
+        )),
+    }
+}
+
+fn timeout(word: Option<&str>) -> Result<Duration, Failure> {
+    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(TIMEOUT) };
+    let parsed = duration::parse(word).map_err(|error| {
+        invalid("--cache-timeout", word, error).hint("a duration is numbers with units: --cache-timeout=20m")
+    })?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(invalid("--cache-timeout", word, "it must be greater than 0")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::parse, error::Exit};
+
+    fn run(line: &str) -> Result<Invocation, Failure> {
+        let words = std::iter::once("oc-prune_images").chain(line.split_whitespace());
+        parse(words.map(Into::into))
+    }
+
+    fn switch_options(line: &str) -> SwitchOptions {
+        match run(line) {
+            Ok(Invocation::CacheSwitch(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        DisableArgs::command().debug_assert();
+        EnableArgs::command().debug_assert();
+        for word in ["disable", "enable"] {
+            match run(&format!("cache {word} --help")) {
+                Ok(Invocation::Print(text)) => {
+                    assert!(text.contains(&format!("oc prune-images cache {word} [--confirm]")), "{text}");
+                    assert!(!text.contains("{program}"), "{text}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn flags_become_options() {
+        let options = switch_options("cache disable");
+        assert_eq!((options.turn, options.confirm, options.set_unmanaged), (Turn::Off, false, Consent::None));
+        assert_eq!((options.place, options.timeout), (Place::default(), TIMEOUT));
+        let options = switch_options(
+            "cache disable --confirm --set-unmanaged --registry-namespace=a --registry-deployment b --cache-timeout=90s",
+        );
+        assert_eq!(options.set_unmanaged, Consent::Ask);
+        assert_eq!(options.place, Place { namespace: "a".to_owned(), deployment: "b".to_owned() });
+        assert_eq!(options.timeout, Duration::from_secs(90));
+        assert_eq!(
+            options.repeat,
+            "oc prune-images cache disable --confirm --registry-namespace=a --registry-deployment=b --cache-timeout=90s"
+        );
+        let spelled = switch_options(&format!("cache disable --set-unmanaged={SPELLED_OUT}"));
+        assert_eq!(spelled.set_unmanaged, Consent::Given);
+        let options = switch_options("cache enable --redis-is-flushed --dry-run");
+        assert_eq!((options.turn, options.redis_is_flushed, options.confirm), (Turn::On, true, false));
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (line, message) in [
+            (
+                "cache disable --set-unmanaged=yes",
+                "invalid argument \"yes\" for \"--set-unmanaged\" flag: it takes effect only if it is spelled out",
+            ),
+            ("cache disable --confirm --dry-run", "--confirm cannot be specified with --dry-run"),
+            ("cache enable --set-unmanaged", "unknown flag: --set-unmanaged"),
+            ("cache enable now", "no arguments are allowed to this command"),
+            (
+                "cache enable --cache-timeout=0s",
+                "invalid argument \"0s\" for \"--cache-timeout\" flag: it must be greater than 0",
+            ),
+        ] {
+            let failure = run(line).unwrap_err();
+            assert_eq!((failure.exit, failure.message.as_str()), (Exit::Usage, message), "{line}");
+        }
+        let failure = run("cache disable --registry-namespace=../x").unwrap_err();
+        assert!(failure.message.contains("a name has lower case letters"), "{failure}");
+    }
+}
