@@ -404,7 +404,7 @@ async fn prune(
     let planned = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
     if let Some(caches) = &caches {
         ui.message(&report::cache::plan_line(&planned));
-        if let Err(failure) = caches.before(&events).await {
+        if let Err(failure) = caches.before(&cluster, &options.program, &events).await {
             ui.failure(&failure);
             return failure.exit;
         }
@@ -425,7 +425,7 @@ async fn prune(
     let mut cache = CacheOutcome::from_plan(planned);
     match (caches, &registry) {
         (Some(caches), Some(registry)) => {
-            cache = caches.finish(&events, stop).await;
+            cache = caches.finish(&cluster, &events, stop).await;
             match execute::broken_images(&cluster, registry, &mut inventory, &outcome).await {
                 Ok(broken) => outcome.broken = broken,
                 Err(failure) => ui.warning(&format!(

@@ -229,15 +229,13 @@ pub(super) fn choose(strategy: Strategy, situation: &Situation) -> Result<Choice
             }
         },
         Strategy::Wait => chosen("wait", ReplicaStep::Wait, vec![], wait_text(redis, memory)),
-        Strategy::Disable => match restart {
-            Ok(how) => chosen(
-                "disable",
-                ReplicaStep::Disable,
-                vec![],
-                format!("disable: the registry's caches are switched off before the first deletion ({how})"),
-            ),
-            Err(why) => return impossible("disable", why),
-        },
+        // Whether it is allowed shows when it is done, which is before anything is deleted.
+        Strategy::Disable => chosen(
+            "disable",
+            ReplicaStep::Disable,
+            vec![],
+            "disable: the registry's caches are switched off before the first deletion".into(),
+        ),
         Strategy::None => chosen(
             "none",
             ReplicaStep::Leave,
@@ -429,7 +427,6 @@ mod tests {
         for (strategy, why) in [
             (Strategy::Evict, "--registry-cache=evict: no route"),
             (Strategy::Restart, "--registry-cache=restart: patch deployments is missing"),
-            (Strategy::Disable, "--registry-cache=disable: patch deployments is missing"),
             (Strategy::Flush, "--registry-cache=flush: the registry has no Redis"),
         ] {
             assert_eq!(choose(strategy, &outside).unwrap_err().to_string(), why);

@@ -81,6 +81,9 @@ pub struct CacheOutcome {
     /// When what the replicas remember will have expired (RFC 3339), where something may be stale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_until: Option<String>,
+    /// The pods that were replaced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<String>,
     /// What the replicas answered at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckOutcome>,
@@ -106,6 +109,7 @@ impl CacheOutcome {
             redis_eviction: None,
             stale: BTreeMap::new(),
             stale_until: None,
+            replaced: Vec::new(),
             check: None,
             failure: None,
             hints: Vec::new(),

@@ -9,11 +9,13 @@ use tokio::sync::watch;
 
 use super::check::{self, Extent, Mend, Question};
 use super::choose::{Choice, Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy, choose};
+use super::commands::switch::{Consent, SwitchOptions, Turn, switch_with};
 use super::detect::{CacheConfig, DescriptorCache, DigestCache, Discovery, Place, Reading, Source, discover};
 use super::outcome::{CacheOutcome, CachePlan, RedisOutcome};
 use super::redis::{Dialer, Doomed, Event as RedisEvent, Layout, RedisOptions, SharedCache, Whereabouts};
 use super::replicas::{Evictor, Pace, Unconfirmed, Way};
-use crate::cluster::Cluster;
+use super::rollout::{self, Progress, Proof, Restart, Restarted, Survivor, Ways};
+use crate::cluster::{Cluster, ConnectionOptions};
 use crate::error::Failure;
 use crate::execute::Signal;
 use crate::registry::{Freshness, Registry, is_repository};
@@ -147,7 +149,30 @@ impl CacheStep {
     ///
     /// # Errors
     /// The caches could not be switched off: nothing was deleted.
-    pub async fn before(&self, _tell: &Tell) -> Result<(), Failure> {
+    pub async fn before(&self, cluster: &Cluster, program: &str, tell: &Tell) -> Result<(), Failure> {
+        if self.choice.replicas != ReplicaStep::Disable {
+            return Ok(());
+        }
+        let CacheOptions { place, timeout, .. } = &self.options;
+        let repeat = format!("{program} cache disable --confirm");
+        let options = SwitchOptions {
+            connection: ConnectionOptions::default(),
+            place: place.clone(),
+            turn: Turn::Off,
+            confirm: true,
+            timeout: *timeout,
+            set_unmanaged: Consent::None,
+            redis_is_flushed: false,
+            verbosity: 0,
+            program: program.to_owned(),
+            repeat,
+            pace: rollout::Pace::default(),
+        };
+        let progress = |progress: &Progress| tell(CacheEvent::Progress(progress.to_string()));
+        let switched = switch_with(&options, cluster, &progress, async || None).await?;
+        for line in switched.lines.into_iter().chain(switched.messages) {
+            tell(CacheEvent::Progress(line));
+        }
         Ok(())
     }
 
@@ -199,9 +224,15 @@ impl CacheStep {
     /// Finishes the step for what was deleted: Redis once more, what is left of the replicas, and the proof.
     ///
     /// `stop` ends a wait or a rollout early.
-    pub async fn finish(self, tell: &Tell, mut stop: watch::Receiver<Option<Signal>>) -> CacheOutcome {
+    pub async fn finish(
+        self,
+        cluster: &Cluster,
+        tell: &Tell,
+        mut stop: watch::Receiver<Option<Signal>>,
+    ) -> CacheOutcome {
         stop.mark_unchanged();
-        let mut finishing = Finishing { outcome: CacheOutcome::of(&self.choice), step: &self, tell, stop };
+        let mut finishing =
+            Finishing { outcome: CacheOutcome::of(&self.choice), step: &self, cluster, tell, stop };
         let (blobs, links) = {
             let gone = self.gone();
             (gone.blobs.len(), gone.links)
@@ -242,6 +273,7 @@ impl CacheStep {
 /// The end of the step.
 struct Finishing<'a> {
     step: &'a CacheStep,
+    cluster: &'a Cluster,
     tell: &'a Tell,
     stop: watch::Receiver<Option<Signal>>,
     outcome: CacheOutcome,
@@ -361,9 +393,43 @@ impl Finishing<'_> {
         done
     }
 
+    /// Replaces all replicas; whether it is proven that no pod that served before serves any more.
     async fn restart(&mut self) -> bool {
-        self.outcome.failure = Some("the replicas cannot be restarted".to_owned());
-        false
+        let CacheOptions { place, timeout, .. } = &self.step.options;
+        let tell = self.tell;
+        let progress = |progress: &Progress| tell(CacheEvent::Progress(progress.to_string()));
+        let pace = rollout::Pace::default();
+        let restart =
+            rollout::restart(Restart { cluster: self.cluster, place, timeout: *timeout, pace }, &progress);
+        let restarted = tokio::select! {
+            restarted = restart => restarted,
+            _ = self.stop.changed() => {
+                self.outcome.failure = Some("the restart of the registry was not waited for".to_owned());
+                return false;
+            }
+        };
+        match restarted {
+            Ok(Restarted::Nothing(why)) => self.progress(why),
+            Ok(Restarted::Proven { way, proof }) => {
+                let Proof { replaced, serving, lingering: _ } = &proof;
+                self.progress(format!(
+                    "restarted by {way}: {} pod(s) that served before serve no more, {} serve now",
+                    replaced.len(),
+                    serving.len()
+                ));
+                self.outcome.replaced.clone_from(replaced);
+            }
+            Err(failure) => {
+                for Survivor { name, why, .. } in &failure.old {
+                    self.progress(format!("pod {name} {why}"));
+                }
+                self.outcome.failure = Some(failure.message);
+                self.outcome.hints.extend(failure.hints);
+                return false;
+            }
+        }
+        self.outcome.failure = None;
+        true
     }
 
     /// Waits until what the replicas remember has expired; whether it has.
@@ -533,8 +599,18 @@ async fn reach(cluster: &Cluster, registry: &Registry, found: &Discovery) -> (Re
     (reach, Some(evictor))
 }
 
-/// How the replicas could be restarted.
-#[expect(clippy::unused_async, reason = "asks the API server for the rights")]
-async fn restart(_cluster: &Cluster, _found: &Discovery) -> Result<String, String> {
-    Err("restarting is not available".to_owned())
+/// How the replicas could be restarted, in words, or why they cannot be.
+async fn restart(cluster: &Cluster, found: &Discovery) -> Result<String, String> {
+    let Ways { possible, missing, nothing, obstacle, notes: _ } = rollout::ways(cluster, &found.place).await;
+    if let Some(why) = obstacle.or(nothing) {
+        return Err(why);
+    }
+    match possible.first() {
+        Some(way) => Ok(way.to_string()),
+        None if missing.is_empty() => Err("there is no way to restart it".to_owned()),
+        None => {
+            let rights: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            Err(format!("any of these rights would allow it: {}", rights.join(", ")))
+        }
+    }
 }

@@ -3,54 +3,13 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{ArgAction, Args, Parser};
+use clap::{ArgAction, Parser};
 
 use super::{
     connection::ConnectionArgs,
+    place::{CACHE, PlaceArgs},
     redis::RedisArgs,
-    validate::{invalid, is_label, nonempty},
 };
-use crate::{cache::detect::Place, error::Failure};
-
-/// The heading of the flags about the registry's caches.
-pub(super) const CACHE: &str = "The registry's caches";
-
-/// Where the registry runs, as typed.
-#[derive(Args)]
-#[command(next_help_heading = CACHE)]
-pub(super) struct PlaceArgs {
-    /// The namespace that the registry runs in
-    ///
-    /// Default: openshift-image-registry.
-    #[arg(long, value_name = "NAME")]
-    registry_namespace: Option<String>,
-
-    /// The deployment of the registry, whose service has the same name
-    ///
-    /// Default: image-registry; on old clusters the deployment config docker-registry in the namespace default.
-    #[arg(long, value_name = "NAME")]
-    registry_deployment: Option<String>,
-}
-
-impl PlaceArgs {
-    /// Checks the names and fills in the defaults.
-    pub(super) fn place(self) -> Result<Place, Failure> {
-        let default = Place::default();
-        let name = |flag, name: Option<String>, default| match nonempty(name) {
-            None => Ok(default),
-            Some(name) if is_label(&name) => Ok(name),
-            Some(name) => Err(invalid(
-                flag,
-                &name,
-                "a name has at most 63 lower case letters, digits and '-', and neither begins nor ends with '-'",
-            )),
-        };
-        Ok(Place {
-            namespace: name("--registry-namespace", self.registry_namespace, default.namespace)?,
-            deployment: name("--registry-deployment", self.registry_deployment, default.deployment)?,
-        })
-    }
-}
 
 /// Prune images that nothing uses any more
 ///

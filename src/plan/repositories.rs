@@ -99,9 +99,9 @@ mod tests {
         let lost = id("shop/lost");
         inventory.images.push(Image::named(kept), &[other], &[]);
         inventory.images.push(Image::named(old), &[layer], &[]);
-        let mut list = Image::named(index);
-        list.index = true;
-        inventory.images.push(list, &[], &[sub]);
+        let mut manifests = Image::named(index);
+        manifests.index = true;
+        inventory.images.push(manifests, &[], &[sub]);
         inventory.images.push(Image::named(sub), &[layer], &[]);
         let mut pushed = Image::named(orphan);
         pushed.repository = Some(lost);

@@ -91,7 +91,17 @@ pub fn report(outcome: &CacheOutcome, program: &str, restart: &str) -> CacheRepo
 }
 
 fn may_lie(outcome: &CacheOutcome, repeat: &str, restart: &str) -> Failure {
-    let CacheOutcome { plan, needed: _, redis_eviction, stale, stale_until, check, failure, hints } = outcome;
+    let CacheOutcome {
+        plan,
+        needed: _,
+        redis_eviction,
+        stale,
+        stale_until,
+        replaced: _,
+        check,
+        failure,
+        hints,
+    } = outcome;
     let mut message = "cache step: a cache may still name what was deleted".to_owned();
     let mut details = Vec::new();
     details.extend(failure.clone());

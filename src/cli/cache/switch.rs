@@ -6,15 +6,14 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
 use super::super::{
     connection::ConnectionArgs,
-    duration,
     parse::{Invocation, like_pflag, usage},
-    validate::{self, invalid, nonempty, switch},
+    place::PlaceArgs,
+    validate::{self, invalid, nonempty, switch, timeout},
 };
 use crate::{
     cache::{
         commands::switch::{Consent, SPELLED_OUT, SwitchOptions, Turn},
-        detect::Place,
-        rollout::{Pace, is_name},
+        rollout::Pace,
     },
     error::Failure,
     text::quoted,
@@ -88,13 +87,8 @@ struct CommonArgs {
     #[arg(long, value_name = "DURATION")]
     cache_timeout: Option<String>,
 
-    /// The namespace of the registry; default openshift-image-registry
-    #[arg(long, value_name = "NAME")]
-    registry_namespace: Option<String>,
-
-    /// The registry's Deployment; default image-registry
-    #[arg(long, value_name = "NAME")]
-    registry_deployment: Option<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
 
     /// How much to log on stderr, 0 to 10
     #[arg(long = "v", short = 'v', value_name = "N")]
@@ -200,23 +194,14 @@ fn options(args: CommonArgs, program: &str, turn: Turn) -> Result<SwitchOptions,
     if confirm && switch("--dry-run", args.dry_run.as_deref())? {
         return Err(Failure::usage("--confirm cannot be specified with --dry-run"));
     }
-    let default = Place::default();
-    let place = Place {
-        namespace: name("--registry-namespace", args.registry_namespace.clone(), default.namespace)?,
-        deployment: name("--registry-deployment", args.registry_deployment.clone(), default.deployment)?,
-    };
-    let timeout = timeout(args.cache_timeout.as_deref())?;
+    let place = args.place.place()?;
+    let timeout = timeout("--cache-timeout", args.cache_timeout.as_deref(), TIMEOUT)?;
     let word = if turn == Turn::Off { "disable" } else { "enable" };
     let mut repeat = format!("{program} cache {word} --confirm");
-    for (flag, value) in [
-        ("--registry-namespace", nonempty(args.registry_namespace)),
-        ("--registry-deployment", nonempty(args.registry_deployment)),
-        ("--cache-timeout", nonempty(args.cache_timeout)),
-    ] {
-        if let Some(value) = value {
-            // Writing to a `String` cannot fail.
-            let _ = write!(repeat, " {flag}={}", quoted(&value));
-        }
+    repeat.push_str(&args.place.flags());
+    if let Some(value) = nonempty(args.cache_timeout) {
+        // Writing to a `String` cannot fail.
+        let _ = write!(repeat, " --cache-timeout={}", quoted(&value));
     }
     Ok(SwitchOptions {
         connection: args.connection.options()?,
@@ -233,32 +218,10 @@ fn options(args: CommonArgs, program: &str, turn: Turn) -> Result<SwitchOptions,
     })
 }
 
-fn name(flag: &'static str, word: Option<String>, default: String) -> Result<String, Failure> {
-    match nonempty(word) {
-        None => Ok(default),
-        Some(word) if is_name(&word) => Ok(word),
-        Some(word) => Err(invalid(
-            flag,
-            &word,
-            "a name has lower case letters, digits, '-' and '.', and neither begins nor ends with '-' or '.'",
-        )),
-    }
-}
-
-fn timeout(word: Option<&str>) -> Result<Duration, Failure> {
-    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(TIMEOUT) };
-    let parsed = duration::parse(word).map_err(|error| {
-        invalid("--cache-timeout", word, error).hint("a duration is numbers with units: --cache-timeout=20m")
-    })?;
-    match Duration::try_from(parsed) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(invalid("--cache-timeout", word, "it must be greater than 0")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::detect::Place;
     use crate::{cli::parse, error::Exit};
 
     fn run(line: &str) -> Result<Invocation, Failure> {
