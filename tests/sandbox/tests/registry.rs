@@ -102,6 +102,18 @@ impl Cluster for Stub {
         })
     }
 
+    fn stream_digests(&self, namespace: &str, name: &str) -> Vec<String> {
+        let listed = self.listed(&format!("{namespace}/{name}"));
+        let images = self.images.lock().unwrap();
+        let of_image = |image: &Value| {
+            let layers = image["dockerImageLayers"].as_array().into_iter().flatten();
+            let all = layers.map(|layer| &layer["name"]).chain([&image["dockerImageMetadata"]["Id"]]);
+            all.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let blobs = listed.iter().filter_map(|digest| images.get(digest)).flat_map(of_image);
+        blobs.chain(listed.iter().cloned()).collect()
+    }
+
     fn stream_tag(&self, namespace: &str, name: &str, tag: &str) -> Option<String> {
         let streams = self.streams.lock().unwrap();
         streams.get(&format!("{namespace}/{name}"))?.get(tag)?.first().cloned()
