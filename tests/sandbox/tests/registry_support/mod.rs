@@ -145,7 +145,11 @@ impl Served {
 
     /// Two replicas over one storage; the first one's configuration is the registry's.
     pub(crate) async fn with(configs: [RegistryConfig; 2]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::over(tempfile::tempdir().unwrap(), configs).await
+    }
+
+    /// The same over this storage directory.
+    pub(crate) async fn over(directory: tempfile::TempDir, configs: [RegistryConfig; 2]) -> Self {
         let cluster = Arc::new(Stub::default());
         let registry = Registry::new(directory.path(), cluster.clone(), configs[0].clone()).await.unwrap();
         let (authority, faults, log) = (Authority::default(), Faults::default(), RequestLog::default());
