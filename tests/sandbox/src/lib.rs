@@ -38,6 +38,7 @@ pub mod fault;
 pub mod generate;
 pub mod load;
 pub mod log;
+pub mod redis;
 pub mod registry;
 pub mod registry_backend;
 mod sandbox;
