@@ -15,188 +15,21 @@
 mod plugin;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use plugin::{Plugin, Ran};
-use tempfile::TempDir;
-
-/// A server that is not ready by then will never be.
-const LIMIT: Duration = Duration::from_secs(30);
+use sandbox::redis::{Server, free_port};
+use sandbox::tls::Authority;
 
 const PASSWORD: &str = "geheim-9f3c";
 
-/// A Redis that ends with the test.
-struct Server {
-    child: Child,
-    port: u16,
-    dir: TempDir,
-    password: Option<&'static str>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn is_installed() -> bool {
-    let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let found = Server::installed();
     if !found {
         eprintln!("skipped: redis-server is missing; apt-get install redis-server");
     }
     found
-}
-
-fn free_port() -> u16 {
-    // A cluster's bus takes the port that is 10000 higher.
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// Starts a server with further lines of configuration, and waits until it says that it listens.
-fn start(lines: &[&str]) -> Server {
-    start_in(tempfile::tempdir().unwrap(), free_port(), lines, &[])
-}
-
-fn start_in(dir: TempDir, port: u16, lines: &[&str], args: &[&str]) -> Server {
-    let socket = dir.path().join("redis.sock");
-    let config = dir.path().join("redis.conf");
-    let mut text = vec!["bind 127.0.0.1".to_owned(), "protected-mode no".to_owned()];
-    if !lines.contains(&"port 0") {
-        text.push(format!("port {port}"));
-    }
-    if !args.contains(&"--sentinel") {
-        text.extend(["save \"\"", "appendonly no"].map(str::to_owned));
-        text.push(format!("unixsocket {}", socket.display()));
-    }
-    text.extend(lines.iter().map(|&line| line.to_owned()));
-    std::fs::write(&config, text.join("\n")).unwrap();
-    let mut child = Command::new("redis-server")
-        .arg(&config)
-        .args(args)
-        .current_dir(dir.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(child.stdout.take().unwrap());
-    let mut told = String::new();
-    let ready =
-        ["Ready to accept connections", "Sentinel ID is", "Loading RDB", "MASTER <-> REPLICA sync started"];
-    while !ready.iter().any(|text| told.contains(text)) {
-        assert!(log.read_line(&mut told).unwrap() > 0, "redis-server ended:\n{told}");
-    }
-    // Nobody reads the rest; a full pipe would stop the server.
-    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-    Server { child, port, dir, password: None }
-}
-
-impl Server {
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("redis.sock")
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    /// Sends commands in a pipeline, over the socket, and returns the raw answers.
-    fn send(&self, commands: &[Vec<Vec<u8>>]) -> Vec<Vec<u8>> {
-        let mut stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut all = Vec::new();
-        if let Some(password) = self.password {
-            all.push(vec![b"AUTH".to_vec(), password.as_bytes().to_vec()]);
-        }
-        let skipped = all.len();
-        all.extend_from_slice(commands);
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut answers = Vec::new();
-        for command in &all {
-            let mut bytes = format!("*{}\r\n", command.len()).into_bytes();
-            for word in command {
-                bytes.extend(format!("${}\r\n", word.len()).into_bytes());
-                bytes.extend(word);
-                bytes.extend(b"\r\n");
-            }
-            stream.write_all(&bytes).unwrap();
-            answers.push(answer(&mut reader));
-        }
-        answers.split_off(skipped)
-    }
-
-    fn run(&self, line: &str) -> Vec<u8> {
-        let words = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-        self.send(&[words]).pop().unwrap()
-    }
-
-    fn text(&self, line: &str) -> String {
-        String::from_utf8_lossy(&self.run(line)).into_owned()
-    }
-
-    /// Every key with its bytes; the repositories' sets as sorted members, which Redis keeps in a changing order.
-    fn dump(&self) -> BTreeMap<String, Vec<u8>> {
-        let keys = self.text("KEYS *");
-        let bytes = |key: &str| {
-            if key.starts_with("repository::shop/") && key.ends_with("::blobs") {
-                let members = self.text(&format!("SMEMBERS {key}"));
-                let mut members: Vec<_> = members.lines().collect();
-                members.sort_unstable();
-                return members.join("\n").into_bytes();
-            }
-            self.send(&[vec![b"DUMP".to_vec(), key.as_bytes().to_vec()]]).pop().unwrap()
-        };
-        keys.lines().filter(|key| !key.is_empty()).map(|key| (key.to_owned(), bytes(key))).collect()
-    }
-
-    /// Asks until the answer has this text: the server says when it has changed, nobody else does.
-    fn wait_for(&self, question: &str, text: &str) {
-        let begin = Instant::now();
-        loop {
-            let answer = self.text(question);
-            if answer.contains(text) {
-                return;
-            }
-            assert!(begin.elapsed() < LIMIT, "{question}: no {text} in\n{answer}");
-            std::thread::yield_now();
-        }
-    }
-}
-
-/// An answer's payload; the elements of a list in lines.
-fn answer(reader: &mut impl std::io::BufRead) -> Vec<u8> {
-    let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
-    let line = line.trim_end();
-    let (kind, rest) = line.split_at(1);
-    match kind {
-        "$" => {
-            let Ok(length) = rest.parse::<usize>() else { return Vec::new() };
-            let mut bytes = vec![0; length + 2];
-            reader.read_exact(&mut bytes).unwrap();
-            bytes.truncate(length);
-            bytes
-        }
-        "*" => {
-            let mut all = Vec::new();
-            for _ in 0..rest.parse::<usize>().unwrap_or_default() {
-                all.extend(answer(reader));
-                all.push(b'\n');
-            }
-            all
-        }
-        _ => line.as_bytes().to_vec(),
-    }
 }
 
 fn digest(n: usize) -> String {
@@ -289,7 +122,7 @@ fn deleted_blobs_are_forgotten_and_everything_else_stays() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..20);
     let before = server.dump();
     let dry = flush(&server.url())
@@ -322,7 +155,7 @@ fn a_digest_alone_leaves_its_repositories_unless_they_are_scanned() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..3);
     let before = server.dump();
     let list = format!("{}\n", digest(0));
@@ -342,7 +175,7 @@ fn the_document_of_a_prune_says_what_is_gone() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..3);
     let before = server.dump();
     let document = serde_json::json!({
@@ -377,7 +210,7 @@ fn everything_of_the_cache_goes_and_nothing_else() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..3000);
     let foreign: BTreeMap<_, _> = server.dump().into_iter().filter(|(key, _)| !key.contains("::")).collect();
     let dry = flush(&server.url()).args(["--all", "--dry-run"]).run().exits(0);
@@ -429,16 +262,16 @@ fn logins_that_are_refused_have_their_own_words() {
     if !is_installed() {
         return;
     }
-    let mut server = start(&[
+    let server = Server::start(&[
         &format!("user default on >{PASSWORD} ~* &* +@all"),
         "user cache on >cachepw-77 ~blobs::* ~repository::* +ping +unlink +srem +scan +role",
         "user old on >cachepw-77 ~blobs::* ~repository::* +ping +del +srem",
         "user reader on >cachepw-77 ~* +@read +ping",
-    ]);
-    server.password = Some(PASSWORD);
+    ])
+    .with_password(PASSWORD);
     seed(&server, 0..5);
     let before = server.dump();
-    let port = server.port;
+    let port = server.port();
     let one = |url: &str, password: &str, n: usize| {
         let plugin = flush(url)
             .file("list", list(n..n + 1))
@@ -474,7 +307,7 @@ fn sockets_databases_and_servers_without_unlink_will_do() {
     if !is_installed() {
         return;
     }
-    let server = start(&["rename-command UNLINK \"\""]);
+    let server = Server::start(&["rename-command UNLINK \"\""]);
     seed(&server, 0..3);
     let socket = server.socket();
     let _ = flush(&format!("unix://{}?db=3", socket.display()))
@@ -493,19 +326,18 @@ fn a_replica_leads_to_its_master() {
     if !is_installed() {
         return;
     }
-    let master = start(&[]);
+    let master = Server::start(&[]);
     seed(&master, 0..3);
     let blind = "user blind on >blind-pw ~* +ping +unlink +del +srem";
-    let replica = start(&[&format!("replicaof 127.0.0.1 {}", master.port), blind]);
-    replica.wait_for("INFO replication", "master_link_status:up");
+    let replica = master.start_replica(&[blind]);
     let before = master.dump();
     let ran = flush(&replica.url()).file("list", list(0..1)).arg("--digests-from=list").run().exits(0);
     let _ = ran
         .prints("evicted 3 key(s) and 2 set member(s)")
-        .says(&format!("its master 127.0.0.1:{} is used", master.port));
+        .says(&format!("its master 127.0.0.1:{} is used", master.port()));
     assert_forgotten(&before, &master.dump(), &[digest(0)]);
     // A user who may not ask for the master learns it from the first change.
-    let url = format!("redis://blind@127.0.0.1:{}", replica.port);
+    let url = format!("redis://blind@127.0.0.1:{}", replica.port());
     let blind =
         flush(&url).file("pw", "blind-pw").args(["--redis-password-file=pw", "--redis-timeout=300ms"]);
     let ran = blind.file("list", list(1..2)).arg("--digests-from=list").run().exits(4);
@@ -517,19 +349,19 @@ fn a_slot_on_its_way_to_another_master_is_followed() {
     if !is_installed() {
         return;
     }
-    let nodes = cluster();
+    let nodes = Server::start_cluster(3);
     seed_cluster(&nodes, 0..4);
-    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port);
+    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port());
     for (n, args) in [(0, "--digests-from=list"), (1, "--all")] {
         let key = format!("blobs::{}", digest(n));
         let slot = nodes[0].text(&format!("CLUSTER KEYSLOT {key}")).trim_start_matches(':').to_owned();
         let has_slot = |node: &&Server| !node.text(&format!("EXISTS {key}")).starts_with("-MOVED");
         let source = nodes.iter().find(has_slot).unwrap();
-        let target = nodes.iter().find(|node| node.port != source.port).unwrap();
+        let target = nodes.iter().find(|node| node.port() != source.port()).unwrap();
         let id = |node: &Server| node.text("CLUSTER MYID");
         assert_eq!(target.text(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(source))), "+OK");
         assert_eq!(source.text(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(target))), "+OK");
-        assert_eq!(source.text(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port)), "+OK");
+        assert_eq!(source.text(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port())), "+OK");
         let count = format!("CLUSTER COUNTKEYSINSLOT {slot}");
         assert_eq!(target.text(&count), ":1");
         let _ = flush(&url).file("list", list(n..n + 1)).arg(args).run().exits(0);
@@ -542,19 +374,15 @@ fn a_server_that_loads_is_waited_for_and_told_when_patience_ends() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..200);
     let _ = server.run("SAVE");
     // 1000 microseconds for each key: about 0.6 seconds for the 600 keys.
     let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(server.dir.path().join("dump.rdb"), dir.path().join("dump.rdb")).unwrap();
+    std::fs::copy(server.directory().join("dump.rdb"), dir.path().join("dump.rdb")).unwrap();
     drop(server);
-    let again = start_in(
-        dir,
-        free_port(),
-        &["key-load-delay 5000", "loading-process-events-interval-bytes 1024"],
-        &[],
-    );
+    let slow = ["key-load-delay 5000", "loading-process-events-interval-bytes 1024"];
+    let again = Server::start_in(dir, &slow);
     let ran = flush(&again.url()).args(["--all", "--redis-timeout=200ms"]).run().exits(4);
     let _ = ran.says("LOADING").says("--redis-timeout=10m");
     let _ = flush(&again.url()).arg("--all").run().exits(0).prints("evicted 602 key(s)");
@@ -565,37 +393,17 @@ fn tls_wants_the_ca_and_the_client_certificate() {
     if !is_installed() {
         return;
     }
-    let authority = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    // A leaf with the name of its issuer would be taken for self-signed.
-    params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&authority).unwrap().pem();
-    let issuer = rcgen::Issuer::new(params, authority);
-    let leaf = |names: &[&str]| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    };
-    let (certificate, key) = leaf(&["localhost", "127.0.0.1"]);
-    let (client, client_key) = leaf(&["client"]);
-    let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-    for (name, text) in [("ca.crt", &ca), ("tls.crt", &certificate), ("tls.key", &key)] {
-        write(name, text);
-    }
-    let port = free_port();
-    let tls = format!("tls-port {port}");
-    let lines = ["port 0", &tls, "tls-ca-cert-file ca.crt", "tls-cert-file tls.crt", "tls-key-file tls.key"];
-    let server = start_in(dir, port, &lines, &[]);
+    let authority = Authority::default();
+    let client = authority.client("client");
+    let server = Server::start_tls(&authority, &[]);
+    let port = server.port();
     seed(&server, 0..3);
     let secure = format!("rediss://localhost:{port}");
     let with = |url: &str, args: &[&str]| {
         flush(url)
-            .file("ca", &ca)
-            .file("crt", &client)
-            .file("key", &client_key)
+            .file("ca", authority.pem())
+            .file("crt", &client.certificate_pem)
+            .file("key", &client.key_pem)
             .args(args.iter().copied())
             .arg("--all")
             .run()
@@ -606,10 +414,10 @@ fn tls_wants_the_ca_and_the_client_certificate() {
     let _ = with(&secure, &["--redis-ca=ca"]).exits(4).says("--redis-client-certificate=FILE");
     let _ = with(&server.url(), &[]).exits(4).says(&format!("--redis-url=rediss://127.0.0.1:{port}"));
     let _ = with(&secure, &client_args).exits(0).prints("evicted 11 key(s)");
-    let plain = start(&[]);
-    let ran = with(&format!("rediss://localhost:{}", plain.port), &["--redis-ca=ca", "--redis-timeout=2s"])
+    let plain = Server::start(&[]);
+    let ran = with(&format!("rediss://localhost:{}", plain.port()), &["--redis-ca=ca", "--redis-timeout=2s"])
         .exits(4);
-    let _ = ran.says(&format!("--redis-url=redis://localhost:{}", plain.port));
+    let _ = ran.says(&format!("--redis-url=redis://localhost:{}", plain.port()));
 }
 
 #[test]
@@ -651,38 +459,16 @@ fn a_connection_lost_in_the_middle_of_a_batch_is_made_anew() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..1000);
     let before = server.dump();
-    let port = cutting_proxy(server.port, 3, 20_000);
+    let port = cutting_proxy(server.port(), 3, 20_000);
     let ran = flush(&format!("redis://127.0.0.1:{port}"))
         .file("list", list(0..900))
         .arg("--digests-from=list")
         .run();
     let _ = ran.exits(0).prints("Summary: evicted");
     assert_forgotten(&before, &server.dump(), &(0..900).map(digest).collect::<Vec<_>>());
-}
-
-/// Three masters, all slots, no replicas.
-fn cluster() -> Vec<Server> {
-    let nodes: Vec<_> = (0..3)
-        .map(|_| {
-            start(&["cluster-enabled yes", "cluster-require-full-coverage yes", "cluster-node-timeout 5000"])
-        })
-        .collect();
-    for (n, node) in nodes.iter().enumerate() {
-        let (first, last) = (n * 16384 / 3, (n + 1) * 16384 / 3 - 1);
-        assert_eq!(node.text(&format!("CLUSTER ADDSLOTSRANGE {first} {last}")), "+OK");
-        assert_eq!(node.text(&format!("CLUSTER SET-CONFIG-EPOCH {}", n + 1)), "+OK");
-    }
-    for node in &nodes[1..] {
-        assert_eq!(nodes[0].text(&format!("CLUSTER MEET 127.0.0.1 {}", node.port)), "+OK");
-    }
-    for node in &nodes {
-        node.wait_for("CLUSTER INFO", "cluster_known_nodes:3");
-        node.wait_for("CLUSTER INFO", "cluster_state:ok");
-    }
-    nodes
 }
 
 /// Writes every key to the node that has its slot.
@@ -702,12 +488,12 @@ fn a_cluster_forgets_on_every_master() {
     if !is_installed() {
         return;
     }
-    let nodes = cluster();
+    let nodes = Server::start_cluster(3);
     seed_cluster(&nodes, 0..30);
     let before = dump_all(&nodes);
-    let seeds = format!("redis-cluster://127.0.0.1:1,127.0.0.1:{}", nodes[0].port);
+    let seeds = format!("redis-cluster://127.0.0.1:1,127.0.0.1:{}", nodes[0].port());
     let ran = flush(&nodes[0].url()).file("list", list(0..10)).arg("--digests-from=list").run().exits(4);
-    let _ = ran.says("MOVED").says(&format!("--redis-url=redis-cluster://127.0.0.1:{}", nodes[0].port));
+    let _ = ran.says("MOVED").says(&format!("--redis-url=redis-cluster://127.0.0.1:{}", nodes[0].port()));
     let ran = flush(&seeds).file("list", list(0..10)).arg("--digests-from=list").run().exits(0);
     let _ = ran.prints("Summary: evicted");
     assert_forgotten(&before, &dump_all(&nodes), &(0..10).map(digest).collect::<Vec<_>>());
@@ -719,8 +505,8 @@ fn a_cluster_forgets_on_every_master() {
     let _ = flush(&seeds).args(["--all", "--dry-run"]).run().exits(0).prints("would evict 32 key(s)");
     let _ = flush(&seeds).arg("--all").run().exits(0).prints("evicted 32 key(s)");
     assert_eq!(dump_all(&nodes).len(), FOREIGN.len());
-    let single = start(&[]);
-    let ran = flush(&format!("redis-cluster://127.0.0.1:{}", single.port)).arg("--all").run().exits(4);
+    let single = Server::start(&[]);
+    let ran = flush(&format!("redis-cluster://127.0.0.1:{}", single.port())).arg("--all").run().exits(4);
     let _ = ran.says("no node of a Redis Cluster").says("--redis-url=redis://HOST");
 }
 
@@ -731,17 +517,11 @@ fn sentinels_tell_the_master() {
     }
     let auth = [format!("requirepass {PASSWORD}"), format!("masterauth {PASSWORD}")];
     let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
-    let mut master = start(&auth);
-    master.password = Some(PASSWORD);
+    let master = Server::start(&auth).with_password(PASSWORD);
     seed(&master, 0..3);
     let before = master.dump();
-    let lines = [
-        format!("sentinel monitor mymaster 127.0.0.1 {} 1", master.port),
-        format!("sentinel auth-pass mymaster {PASSWORD}"),
-    ];
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let sentinel = start_in(tempfile::tempdir().unwrap(), free_port(), &lines, &["--sentinel"]);
-    let hosts = format!("redis-sentinel://127.0.0.1:1,127.0.0.1:{}", sentinel.port);
+    let sentinel = master.start_sentinel("mymaster");
+    let hosts = format!("redis-sentinel://127.0.0.1:1,127.0.0.1:{}", sentinel.port());
     let run = |name: &str| {
         let plugin = flush(&format!("{hosts}/{name}")).file("pw", PASSWORD).arg("--redis-password-file=pw");
         without_password(plugin.file("list", list(0..1)).arg("--digests-from=list").run())
@@ -756,7 +536,7 @@ fn a_signal_ends_the_run_with_the_command_to_repeat_it() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..3);
     // Nobody answers: the run waits until the signal comes.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
