@@ -13,18 +13,64 @@
 #[path = "common/plugin.rs"]
 #[allow(dead_code, reason = "each test uses a part")]
 mod plugin;
-#[path = "common/redis.rs"]
-mod redis_server;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use plugin::{Plugin, Ran};
-use redis_server::{
-    FOREIGN, PASSWORD, Server, assert_forgotten, cluster, cutting_proxy, digest, dump_all, free_port,
-    is_installed, seed, seed_cluster, start, start_in,
-};
+use sandbox::redis::{Server, free_port};
+use sandbox::tls::Authority;
+
+const PASSWORD: &str = "geheim-9f3c";
+
+fn is_installed() -> bool {
+    let found = Server::installed();
+    if !found {
+        eprintln!("skipped: redis-server is missing; apt-get install redis-server");
+    }
+    found
+}
+
+fn digest(n: usize) -> String {
+    format!("sha256:{n:064x}")
+}
+
+/// What a registry writes for blobs that two repositories have, and keys of others.
+fn seeds(blobs: std::ops::Range<usize>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for n in blobs {
+        let digest = digest(n);
+        lines.push(format!(
+            "HSET blobs::{digest} digest {digest} size {n} mediatype application/octet-stream"
+        ));
+        for repository in ["shop/web", "shop/api"] {
+            lines.push(format!("SADD repository::{repository}::blobs {digest}"));
+            lines.push(format!(
+                "HSET repository::{repository}::blobs::{digest} mediatype application/octet-stream"
+            ));
+        }
+    }
+    lines
+}
+
+const FOREIGN: [&str; 6] = [
+    "SET session:1 blobs",
+    "SET blobs::photos 1",
+    "HSET repository::A::blobs x y",
+    "SET myblobs::sha256:00 1",
+    "SADD upload:blobs a b c",
+    "ZADD scores 1 repository::a/b::blobs",
+];
+
+fn seed(server: &Server, blobs: std::ops::Range<usize>) {
+    let lines = seeds(blobs).into_iter().chain(FOREIGN.map(str::to_owned));
+    let commands: Vec<_> =
+        lines.map(|line| line.split(' ').map(|word| word.as_bytes().to_vec()).collect()).collect();
+    for answer in server.send(&commands) {
+        assert!(!answer.starts_with(b"-"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
 
 fn flush(url: &str) -> Plugin {
     Plugin::new().args(["cache", "flush"]).arg(format!("--redis-url={url}"))
@@ -41,12 +87,42 @@ fn list(blobs: std::ops::Range<usize>) -> String {
     lines.concat()
 }
 
+/// Asserts that the doomed blobs are forgotten, and that everything else is byte for byte as it was.
+#[track_caller]
+fn assert_forgotten(
+    before: &BTreeMap<String, Vec<u8>>,
+    after: &BTreeMap<String, Vec<u8>>,
+    doomed: &[String],
+) {
+    for (key, bytes) in before {
+        let is_doomed = doomed.iter().any(|digest| key.contains(digest.as_str()));
+        let is_set = key == "repository::shop/web::blobs" || key == "repository::shop/api::blobs";
+        match after.get(key) {
+            None => assert!(is_doomed, "{key} is lost"),
+            Some(_) if is_doomed => panic!("{key} is still there"),
+            Some(now) if is_set => {
+                let kept = |bytes: &[u8]| -> Vec<String> {
+                    let members = String::from_utf8_lossy(bytes);
+                    members
+                        .lines()
+                        .filter(|line| !doomed.iter().any(|digest| digest == line))
+                        .map(str::to_owned)
+                        .collect()
+                };
+                assert_eq!(kept(now), kept(bytes), "{key} has lost members");
+            }
+            Some(now) => assert_eq!(now, bytes, "{key} has changed"),
+        }
+    }
+    assert!(after.keys().all(|key| before.contains_key(key)), "keys came");
+}
+
 #[test]
 fn deleted_blobs_are_forgotten_and_everything_else_stays() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..20);
     let before = server.dump();
     let dry = flush(&server.url())
@@ -79,7 +155,7 @@ fn a_digest_alone_leaves_its_repositories_unless_they_are_scanned() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..3);
     let before = server.dump();
     let list = format!("{}\n", digest(0));
@@ -99,7 +175,7 @@ fn the_document_of_a_prune_says_what_is_gone() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..3);
     let before = server.dump();
     let document = serde_json::json!({
@@ -134,7 +210,7 @@ fn everything_of_the_cache_goes_and_nothing_else() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..3000);
     let foreign: BTreeMap<_, _> = server.dump().into_iter().filter(|(key, _)| !key.contains("::")).collect();
     let dry = flush(&server.url()).args(["--all", "--dry-run"]).run().exits(0);
@@ -186,16 +262,16 @@ fn logins_that_are_refused_have_their_own_words() {
     if !is_installed() {
         return;
     }
-    let mut server = start(&[
+    let server = Server::start(&[
         &format!("user default on >{PASSWORD} ~* &* +@all"),
         "user cache on >cachepw-77 ~blobs::* ~repository::* +ping +unlink +srem +scan +role",
         "user old on >cachepw-77 ~blobs::* ~repository::* +ping +del +srem",
         "user reader on >cachepw-77 ~* +@read +ping",
-    ]);
-    server.password = Some(PASSWORD);
+    ])
+    .with_password(PASSWORD);
     seed(&server, 0..5);
     let before = server.dump();
-    let port = server.port;
+    let port = server.port();
     let one = |url: &str, password: &str, n: usize| {
         let plugin = flush(url)
             .file("list", list(n..n + 1))
@@ -231,7 +307,7 @@ fn sockets_databases_and_servers_without_unlink_will_do() {
     if !is_installed() {
         return;
     }
-    let server = start(&["rename-command UNLINK \"\""]);
+    let server = Server::start(&["rename-command UNLINK \"\""]);
     seed(&server, 0..3);
     let socket = server.socket();
     let _ = flush(&format!("unix://{}?db=3", socket.display()))
@@ -250,19 +326,18 @@ fn a_replica_leads_to_its_master() {
     if !is_installed() {
         return;
     }
-    let master = start(&[]);
+    let master = Server::start(&[]);
     seed(&master, 0..3);
     let blind = "user blind on >blind-pw ~* +ping +unlink +del +srem";
-    let replica = start(&[&format!("replicaof 127.0.0.1 {}", master.port), blind]);
-    replica.wait_for("INFO replication", "master_link_status:up");
+    let replica = master.start_replica(&[blind]);
     let before = master.dump();
     let ran = flush(&replica.url()).file("list", list(0..1)).arg("--digests-from=list").run().exits(0);
     let _ = ran
         .prints("evicted 3 key(s) and 2 set member(s)")
-        .says(&format!("its master 127.0.0.1:{} is used", master.port));
+        .says(&format!("its master 127.0.0.1:{} is used", master.port()));
     assert_forgotten(&before, &master.dump(), &[digest(0)]);
     // A user who may not ask for the master learns it from the first change.
-    let url = format!("redis://blind@127.0.0.1:{}", replica.port);
+    let url = format!("redis://blind@127.0.0.1:{}", replica.port());
     let blind =
         flush(&url).file("pw", "blind-pw").args(["--redis-password-file=pw", "--redis-timeout=300ms"]);
     let ran = blind.file("list", list(1..2)).arg("--digests-from=list").run().exits(4);
@@ -274,19 +349,19 @@ fn a_slot_on_its_way_to_another_master_is_followed() {
     if !is_installed() {
         return;
     }
-    let nodes = cluster();
+    let nodes = Server::start_cluster(3);
     seed_cluster(&nodes, 0..4);
-    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port);
+    let url = format!("redis-cluster://127.0.0.1:{}", nodes[0].port());
     for (n, args) in [(0, "--digests-from=list"), (1, "--all")] {
         let key = format!("blobs::{}", digest(n));
         let slot = nodes[0].text(&format!("CLUSTER KEYSLOT {key}")).trim_start_matches(':').to_owned();
         let has_slot = |node: &&Server| !node.text(&format!("EXISTS {key}")).starts_with("-MOVED");
         let source = nodes.iter().find(has_slot).unwrap();
-        let target = nodes.iter().find(|node| node.port != source.port).unwrap();
+        let target = nodes.iter().find(|node| node.port() != source.port()).unwrap();
         let id = |node: &Server| node.text("CLUSTER MYID");
         assert_eq!(target.text(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(source))), "+OK");
         assert_eq!(source.text(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(target))), "+OK");
-        assert_eq!(source.text(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port)), "+OK");
+        assert_eq!(source.text(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port())), "+OK");
         let count = format!("CLUSTER COUNTKEYSINSLOT {slot}");
         assert_eq!(target.text(&count), ":1");
         let _ = flush(&url).file("list", list(n..n + 1)).arg(args).run().exits(0);
@@ -299,19 +374,15 @@ fn a_server_that_loads_is_waited_for_and_told_when_patience_ends() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..200);
     let _ = server.run("SAVE");
     // 1000 microseconds for each key: about 0.6 seconds for the 600 keys.
     let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(server.dir.path().join("dump.rdb"), dir.path().join("dump.rdb")).unwrap();
+    std::fs::copy(server.directory().join("dump.rdb"), dir.path().join("dump.rdb")).unwrap();
     drop(server);
-    let again = start_in(
-        dir,
-        free_port(),
-        &["key-load-delay 5000", "loading-process-events-interval-bytes 1024"],
-        &[],
-    );
+    let slow = ["key-load-delay 5000", "loading-process-events-interval-bytes 1024"];
+    let again = Server::start_in(dir, &slow);
     let ran = flush(&again.url()).args(["--all", "--redis-timeout=200ms"]).run().exits(4);
     let _ = ran.says("LOADING").says("--redis-timeout=10m");
     let _ = flush(&again.url()).arg("--all").run().exits(0).prints("evicted 602 key(s)");
@@ -322,37 +393,17 @@ fn tls_wants_the_ca_and_the_client_certificate() {
     if !is_installed() {
         return;
     }
-    let authority = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    // A leaf with the name of its issuer would be taken for self-signed.
-    params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&authority).unwrap().pem();
-    let issuer = rcgen::Issuer::new(params, authority);
-    let leaf = |names: &[&str]| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    };
-    let (certificate, key) = leaf(&["localhost", "127.0.0.1"]);
-    let (client, client_key) = leaf(&["client"]);
-    let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-    for (name, text) in [("ca.crt", &ca), ("tls.crt", &certificate), ("tls.key", &key)] {
-        write(name, text);
-    }
-    let port = free_port();
-    let tls = format!("tls-port {port}");
-    let lines = ["port 0", &tls, "tls-ca-cert-file ca.crt", "tls-cert-file tls.crt", "tls-key-file tls.key"];
-    let server = start_in(dir, port, &lines, &[]);
+    let authority = Authority::default();
+    let client = authority.client("client");
+    let server = Server::start_tls(&authority, &[]);
+    let port = server.port();
     seed(&server, 0..3);
     let secure = format!("rediss://localhost:{port}");
     let with = |url: &str, args: &[&str]| {
         flush(url)
-            .file("ca", &ca)
-            .file("crt", &client)
-            .file("key", &client_key)
+            .file("ca", authority.pem())
+            .file("crt", &client.certificate_pem)
+            .file("key", &client.key_pem)
             .args(args.iter().copied())
             .arg("--all")
             .run()
@@ -363,10 +414,10 @@ fn tls_wants_the_ca_and_the_client_certificate() {
     let _ = with(&secure, &["--redis-ca=ca"]).exits(4).says("--redis-client-certificate=FILE");
     let _ = with(&server.url(), &[]).exits(4).says(&format!("--redis-url=rediss://127.0.0.1:{port}"));
     let _ = with(&secure, &client_args).exits(0).prints("evicted 11 key(s)");
-    let plain = start(&[]);
-    let ran = with(&format!("rediss://localhost:{}", plain.port), &["--redis-ca=ca", "--redis-timeout=2s"])
+    let plain = Server::start(&[]);
+    let ran = with(&format!("rediss://localhost:{}", plain.port()), &["--redis-ca=ca", "--redis-timeout=2s"])
         .exits(4);
-    let _ = ran.says(&format!("--redis-url=redis://localhost:{}", plain.port));
+    let _ = ran.says(&format!("--redis-url=redis://localhost:{}", plain.port()));
 }
 
 #[test]
@@ -383,15 +434,35 @@ fn what_speaks_http_is_no_redis() {
     let _ = ran.says("not in Redis's protocol").says("rediss://");
 }
 
+/// Passes bytes on, and cuts the first connections after some of them.
+fn cutting_proxy(to: u16, cuts: usize, after: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (n, client) in listener.incoming().map_while(Result::ok).enumerate() {
+            let mut server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+            let (mut back, mut client_back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut back, &mut client_back));
+            std::thread::spawn(move || {
+                let limit = if n < cuts { after as u64 } else { u64::MAX };
+                let _ = std::io::copy(&mut client.try_clone().unwrap().take(limit), &mut server);
+                let _ = client.shutdown(std::net::Shutdown::Both);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    port
+}
+
 #[test]
 fn a_connection_lost_in_the_middle_of_a_batch_is_made_anew() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..1000);
     let before = server.dump();
-    let port = cutting_proxy(server.port, 3, 20_000);
+    let port = cutting_proxy(server.port(), 3, 20_000);
     let ran = flush(&format!("redis://127.0.0.1:{port}"))
         .file("list", list(0..900))
         .arg("--digests-from=list")
@@ -400,17 +471,29 @@ fn a_connection_lost_in_the_middle_of_a_batch_is_made_anew() {
     assert_forgotten(&before, &server.dump(), &(0..900).map(digest).collect::<Vec<_>>());
 }
 
+/// Writes every key to the node that has its slot.
+fn seed_cluster(nodes: &[Server], blobs: std::ops::Range<usize>) {
+    for line in seeds(blobs).into_iter().chain(FOREIGN.map(str::to_owned)) {
+        let told = nodes.iter().filter(|node| !node.text(&line).starts_with("-MOVED")).count();
+        assert_eq!(told, 1, "{line}");
+    }
+}
+
+fn dump_all(nodes: &[Server]) -> BTreeMap<String, Vec<u8>> {
+    nodes.iter().flat_map(Server::dump).collect()
+}
+
 #[test]
 fn a_cluster_forgets_on_every_master() {
     if !is_installed() {
         return;
     }
-    let nodes = cluster();
+    let nodes = Server::start_cluster(3);
     seed_cluster(&nodes, 0..30);
     let before = dump_all(&nodes);
-    let seeds = format!("redis-cluster://127.0.0.1:1,127.0.0.1:{}", nodes[0].port);
+    let seeds = format!("redis-cluster://127.0.0.1:1,127.0.0.1:{}", nodes[0].port());
     let ran = flush(&nodes[0].url()).file("list", list(0..10)).arg("--digests-from=list").run().exits(4);
-    let _ = ran.says("MOVED").says(&format!("--redis-url=redis-cluster://127.0.0.1:{}", nodes[0].port));
+    let _ = ran.says("MOVED").says(&format!("--redis-url=redis-cluster://127.0.0.1:{}", nodes[0].port()));
     let ran = flush(&seeds).file("list", list(0..10)).arg("--digests-from=list").run().exits(0);
     let _ = ran.prints("Summary: evicted");
     assert_forgotten(&before, &dump_all(&nodes), &(0..10).map(digest).collect::<Vec<_>>());
@@ -422,8 +505,8 @@ fn a_cluster_forgets_on_every_master() {
     let _ = flush(&seeds).args(["--all", "--dry-run"]).run().exits(0).prints("would evict 32 key(s)");
     let _ = flush(&seeds).arg("--all").run().exits(0).prints("evicted 32 key(s)");
     assert_eq!(dump_all(&nodes).len(), FOREIGN.len());
-    let single = start(&[]);
-    let ran = flush(&format!("redis-cluster://127.0.0.1:{}", single.port)).arg("--all").run().exits(4);
+    let single = Server::start(&[]);
+    let ran = flush(&format!("redis-cluster://127.0.0.1:{}", single.port())).arg("--all").run().exits(4);
     let _ = ran.says("no node of a Redis Cluster").says("--redis-url=redis://HOST");
 }
 
@@ -434,17 +517,11 @@ fn sentinels_tell_the_master() {
     }
     let auth = [format!("requirepass {PASSWORD}"), format!("masterauth {PASSWORD}")];
     let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
-    let mut master = start(&auth);
-    master.password = Some(PASSWORD);
+    let master = Server::start(&auth).with_password(PASSWORD);
     seed(&master, 0..3);
     let before = master.dump();
-    let lines = [
-        format!("sentinel monitor mymaster 127.0.0.1 {} 1", master.port),
-        format!("sentinel auth-pass mymaster {PASSWORD}"),
-    ];
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let sentinel = start_in(tempfile::tempdir().unwrap(), free_port(), &lines, &["--sentinel"]);
-    let hosts = format!("redis-sentinel://127.0.0.1:1,127.0.0.1:{}", sentinel.port);
+    let sentinel = master.start_sentinel("mymaster");
+    let hosts = format!("redis-sentinel://127.0.0.1:1,127.0.0.1:{}", sentinel.port());
     let run = |name: &str| {
         let plugin = flush(&format!("{hosts}/{name}")).file("pw", PASSWORD).arg("--redis-password-file=pw");
         without_password(plugin.file("list", list(0..1)).arg("--digests-from=list").run())
@@ -459,7 +536,7 @@ fn a_signal_ends_the_run_with_the_command_to_repeat_it() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..3);
     // Nobody answers: the run waits until the signal comes.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

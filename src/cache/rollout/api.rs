@@ -107,7 +107,7 @@ impl<'a> Api<'a> {
     /// Looks once. What serves is read first and the pods last: a pod that is gone from the second but not from the
     /// first still gets requests.
     pub(in crate::cache) async fn look(&self) -> Result<Seen, ApiError> {
-        let endpoints = self.endpoints().await?;
+        let (endpoints, shows_ending) = self.endpoints().await?;
         let controller = self.controller().await?;
         if let Some(workload) = controller.workload() {
             self.container.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&workload.container);
@@ -116,7 +116,7 @@ impl<'a> Api<'a> {
         let selector: String = url::form_urlencoded::byte_serialize(self.selector.as_bytes()).collect();
         let path = format!("/api/v1/namespaces/{}/pods?labelSelector={selector}", self.place.namespace);
         let pods = self.read(path, |body| seen::pods(body, container.as_deref())).await?;
-        Ok(Seen { controller, pods, endpoints })
+        Ok(Seen { controller, pods, endpoints, shows_ending })
     }
 
     async fn controller(&self) -> Result<Controller, ApiError> {
@@ -134,7 +134,7 @@ impl<'a> Api<'a> {
         }
     }
 
-    async fn endpoints(&self) -> Result<Option<Vec<Endpoint>>, ApiError> {
+    async fn endpoints(&self) -> Result<(Option<Vec<Endpoint>>, bool), ApiError> {
         let Place { namespace, deployment } = &self.place;
         loop {
             let source = *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,10 +147,10 @@ impl<'a> Api<'a> {
                     let path = format!("/api/v1/namespaces/{namespace}/endpoints/{deployment}");
                     (self.read(path, seen::endpoints).await, EndpointSource::None)
                 }
-                EndpointSource::None => return Ok(None),
+                EndpointSource::None => return Ok((None, false)),
             };
             match answer {
-                Ok(endpoints) => return Ok(Some(endpoints)),
+                Ok(endpoints) => return Ok((Some(endpoints), source == EndpointSource::Slices)),
                 Err(ApiError::Forbidden { .. } | ApiError::NotFound { .. }) => {
                     *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = next;
                 }

@@ -186,6 +186,12 @@ impl Follower {
             follower.add(pod);
         }
         let ready = before.pods.iter().filter(|pod| pod.ready && !pod.terminating && !pod.ended);
+        let running = |(uid, old): (&String, &Old)| Survivor {
+            name: old.name.clone(),
+            uid: uid.clone(),
+            why: "it still runs",
+        };
+        follower.survivors = follower.old.iter().map(running).collect();
         follower.healthy = ready.clone().count();
         let endpoints = before.endpoints.as_deref().unwrap_or_default();
         follower.expects_endpoints =
@@ -282,7 +288,7 @@ impl Follower {
                 Some(pod) if pod.terminating => {
                     let since = *old.ending_since.get_or_insert(now);
                     let is_overdue = now >= since + pod.grace;
-                    if endpoints.is_some() && !is_sent_to && is_overdue {
+                    if seen.shows_ending && !is_sent_to && is_overdue {
                         State::Lingering
                     } else {
                         State::Ending
@@ -485,12 +491,13 @@ mod tests {
     }
 
     fn seen(workload: Workload, pods: &[Pod]) -> Seen {
-        Seen { controller: Controller::Is(Box::new(workload)), pods: pods.to_vec(), endpoints: None }
+        Seen { controller: Controller::Is(Box::new(workload)), pods: pods.to_vec(), ..Seen::default() }
     }
 
     /// As seen where endpoints may be read.
     fn with_endpoints(workload: Workload, pods: &[Pod], uids: &[&str]) -> Seen {
-        Seen { endpoints: Some(uids.iter().map(|uid| endpoint(uid)).collect()), ..seen(workload, pods) }
+        let endpoints = Some(uids.iter().map(|uid| endpoint(uid)).collect());
+        Seen { endpoints, shows_ending: true, ..seen(workload, pods) }
     }
 
     fn marked() -> Goal {
@@ -525,7 +532,7 @@ mod tests {
     fn it_is_done_only_when_no_old_pod_is_left() {
         let before = seen(workload(2, false), &[pod("1"), pod("2")]);
         let mut follower = follower(marked(), &before);
-        assert_eq!(follower.total(), 2);
+        assert_eq!((follower.replaced(), follower.total()), (0, 2));
         let rolling = Workload { updated: 1, ..workload(2, true) };
         let why = wait(follower.look(&seen(rolling, &[pod("2"), pod("3")]), START));
         assert_eq!((why.as_str(), follower.replaced()), ("the rollout is under way", 1));
@@ -590,6 +597,8 @@ mod tests {
         let late = begun + Duration::from_secs(30);
         let serving = with_endpoints(workload(1, true), &pods, &["1", "2"]);
         assert!(matches!(follower.look(&serving, late), Verdict::Wait(_)), "it is still sent to");
+        let blind = Seen { shows_ending: false, ..after.clone() };
+        assert!(matches!(follower.look(&blind, late), Verdict::Wait(_)), "it may be sent to");
         match follower.look(&after, late) {
             Verdict::Done(proof) => assert_eq!(proof.lingering, ["pod-1"]),
             other => panic!("{other:?}"),

@@ -260,15 +260,16 @@ pub async fn restart(restart: Restart<'_>, tell: Tell<'_>) -> Result<Restarted, 
         let proof = rollout.follow(&mut follower, means, key.is_some()).await?;
         return Ok(Restarted::Proven { way: *way, proof });
     }
-    Err(nobody_may(api, &ways.missing, &refused))
+    Err(nobody_may(api, &ways, &refused))
 }
 
 /// No way is open.
-fn nobody_may(api: &Api<'_>, missing: &[Right], refused: &[String]) -> RolloutFailure {
+fn nobody_may(api: &Api<'_>, ways: &Ways, refused: &[String]) -> RolloutFailure {
     let Place { namespace, .. } = api.place();
-    let mut why = missing.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut why = ways.missing.iter().map(ToString::to_string).collect::<Vec<_>>();
     why.extend(refused.iter().cloned());
     let mut failure = RolloutFailure::before(format!("restart {}: it is not allowed", api.name()));
+    failure.hints.extend(ways.notes.iter().cloned());
     if !why.is_empty() {
         failure = failure.hint(format!("any of these rights allows it: {}", why.join("; ")));
     }
@@ -408,12 +409,15 @@ impl<'a> Rollout<'a> {
                         last = why;
                     }
                     Verdict::Replace { name, uid } => {
-                        last = format!("pod {name} is being replaced");
                         let replacing = self.replace(follower, &mut means, &name, &uid);
-                        match timeout_at(self.deadline, replacing).await {
-                            Ok(done) => changed |= done,
-                            // Whether it was sent is not known.
-                            Err(_) => return Err(self.timed_out(follower, true, &last)),
+                        let Ok((accepted, message)) = timeout_at(self.deadline, replacing).await else {
+                            // Whether it was made is not known.
+                            return Err(self.timed_out(follower, true, &last));
+                        };
+                        changed |= accepted;
+                        if let Some(message) = message {
+                            self.say(message.clone(), Some(follower));
+                            last = message;
                         }
                     }
                 },
@@ -438,39 +442,42 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    /// Replaces one pod. Returns whether that was accepted, or may have been.
-    async fn replace(&self, follower: &mut Follower, means: &mut Vec<Way>, name: &str, uid: &str) -> bool {
+    /// Replaces one pod. Returns whether that was accepted, or may have been, and what to say.
+    async fn replace(
+        &self,
+        follower: &mut Follower,
+        means: &mut Vec<Way>,
+        name: &str,
+        uid: &str,
+    ) -> (bool, Option<String>) {
         let (answer, verb) = match means.first() {
             Some(Way::Delete) => (self.api.delete(name, uid).await, "deleted"),
             _ => (self.api.evict(name, uid).await, "evicted"),
         };
         let now = self.begun.elapsed();
         match answer {
-            Ok(()) => {
-                self.say(format!("pod {name} is {verb}, to be replaced"), Some(follower));
-                true
-            }
+            Ok(()) => (true, Some(format!("pod {name} is {verb}, to be replaced"))),
             // It is gone, or another one has its name: the next look shows it.
-            Err(ApiError::NotFound { .. } | ApiError::Conflict { .. }) => false,
+            Err(ApiError::NotFound { .. } | ApiError::Conflict { .. }) => (false, None),
             Err(ApiError::Forbidden { message }) => {
                 debug!(message, "pods cannot be replaced in this way");
-                means.remove(0);
+                if !means.is_empty() {
+                    means.remove(0);
+                }
                 if means.is_empty() {
                     follower.forbid_replacing();
                 }
-                false
+                (false, None)
             }
             Err(ApiError::TooManyRequests { message, retry_after }) => {
                 let why = format!("pod {name} may not be {verb} yet: {message}");
-                self.say(why.clone(), Some(follower));
-                follower.hold(now + retry_after.unwrap_or(self.pace.hold), why);
-                false
+                follower.hold(now + retry_after.unwrap_or(self.pace.hold), why.clone());
+                (false, Some(why))
             }
             Err(error) => {
                 let why = format!("pod {name} cannot be {verb}: {error}; trying again");
-                self.say(why.clone(), Some(follower));
-                follower.hold(now + self.pace.hold, why);
-                !matches!(error, ApiError::Invalid { .. })
+                follower.hold(now + self.pace.hold, why.clone());
+                (!matches!(error, ApiError::Invalid { .. }), Some(why))
             }
         }
     }

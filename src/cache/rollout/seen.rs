@@ -18,6 +18,8 @@ pub(crate) struct Seen {
     pub(crate) pods: Vec<Pod>,
     /// What the namespace's services send to; `None` if that may not be read.
     pub(crate) endpoints: Option<Vec<Endpoint>>,
+    /// Whether these include pods that are ending and still serve: `EndpointSlices` do, `Endpoints` do not.
+    pub(crate) shows_ending: bool,
 }
 
 /// What makes the pods.

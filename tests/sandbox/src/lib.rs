@@ -32,11 +32,13 @@
 
 pub mod api;
 mod cluster;
+mod controller;
 pub mod example;
 pub mod fault;
 pub mod generate;
 pub mod load;
 pub mod log;
+pub mod redis;
 pub mod registry;
 pub mod registry_backend;
 mod sandbox;
@@ -46,6 +48,7 @@ pub mod tls;
 mod workload;
 
 pub use cluster::{Cluster, ClusterConfig};
+pub use controller::{Nodes, Operator, Pace};
 pub use sandbox::{Config, Sandbox};
 pub use seed::Seeded;
 

@@ -15,6 +15,8 @@ pub enum Server {
     Api,
     /// A registry replica, by its number.
     Registry(usize),
+    /// The storage host of a redirecting registry.
+    Storage,
 }
 
 /// One request.

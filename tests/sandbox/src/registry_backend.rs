@@ -14,6 +14,9 @@ pub trait Cluster: Send + Sync + 'static {
     fn stream_names_image(&self, namespace: &str, name: &str, digest: &str) -> bool;
     /// Whether any image the stream lists has this blob (layer or config), as `imagestreams/layers` says.
     fn stream_has_blob(&self, namespace: &str, name: &str, digest: &str) -> bool;
+    /// Everything that `imagestreams/layers` names: the blobs and the images that the stream lists. A registry that has
+    /// asked for one of them knows all of them then.
+    fn stream_digests(&self, namespace: &str, name: &str) -> Vec<String>;
     /// The digest a tag's newest item names.
     fn stream_tag(&self, namespace: &str, name: &str, tag: &str) -> Option<String>;
     /// Called on a manifest PUT: creates the Image and the tag event item (tag is None for a push by digest),

@@ -114,11 +114,15 @@ impl Authority {
         Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
     }
 
+    /// A certificate for a server that is a program of its own and answers to these host names and addresses.
+    #[must_use]
+    pub fn server_identity(&self, names: &[&str]) -> Identity {
+        let (certificate, key) = self.sign(&server_params(names));
+        Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
+    }
+
     fn server_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> ServerTls {
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(names).expect("names of a server");
-        params.distinguished_name.push(DnType::CommonName, "sandbox server");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let mut params = server_params(names);
         change(&mut params);
         let (certificate, key) = self.sign(&params);
 
@@ -147,6 +151,14 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.inner.issuer).expect("sign a certificate");
         (certificate, key)
     }
+}
+
+fn server_params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let mut params = CertificateParams::new(names).expect("names of a server");
+    params.distinguished_name.push(DnType::CommonName, "sandbox server");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params
 }
 
 impl ServerTls {

@@ -2,202 +2,34 @@
 //! and pushes and pulls with either backend.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are no tests to clippy")]
 
+#[allow(dead_code, reason = "each test uses a part")]
+mod registry_support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use sandbox::fault::{Action, Fault, Faults};
-use sandbox::log::{RequestLog, Server};
+use registry_support::{ADMIN, CLEAN, PRUNER, Pruned, STALE, Served, backends, digest, in_process, status};
+use sandbox::fault::{Action, Fault};
+use sandbox::log::Server;
 use sandbox::registry::client::{Answer, Broken, Client, Credentials, Format};
-use sandbox::registry::{
-    Backend, DOCKER_MANIFEST, Digest, Link, Registry, RegistryConfig, Replica, Storage,
-    docker_registry_binary,
-};
-use sandbox::registry_backend::Cluster;
-use sandbox::serve::{Serving, listen};
-use sandbox::tls::{Authority, SERVER_NAMES};
+use sandbox::registry::{Digest, Link, RegistryConfig};
+use sandbox::registry_backend::Cluster as _;
+use sandbox::serve::listen;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-
-const ADMIN: &str = "admin-token";
-const PRUNER: &str = "pruner-token-for-a-local-stack";
-
-/// A cluster with three users that keeps what is pushed.
-#[derive(Debug, Default)]
-struct Stub {
-    images: Mutex<BTreeMap<String, Value>>,
-    /// Stream → tag → digests, newest first.
-    streams: Mutex<BTreeMap<String, BTreeMap<String, Vec<String>>>>,
-}
-
-impl Stub {
-    fn add_item(&self, stream: &str, tag: &str, digest: &str) {
-        let mut streams = self.streams.lock().unwrap();
-        let tags = streams.entry(stream.to_owned()).or_default();
-        tags.entry(tag.to_owned()).or_default().insert(0, digest.to_owned());
-    }
-
-    fn add_stream(&self, stream: &str) {
-        self.streams.lock().unwrap().entry(stream.to_owned()).or_default();
-    }
-
-    /// Removes all items, as a prune of everything would.
-    fn empty_stream(&self, stream: &str) {
-        self.streams.lock().unwrap().insert(stream.to_owned(), BTreeMap::new());
-    }
-
-    fn remove_stream(&self, stream: &str) {
-        self.streams.lock().unwrap().remove(stream);
-    }
-
-    /// The images that a stream lists, those below an index included.
-    fn listed(&self, stream: &str) -> BTreeSet<String> {
-        let images = self.images.lock().unwrap();
-        let streams = self.streams.lock().unwrap();
-        let mut open: Vec<String> =
-            streams.get(stream).into_iter().flatten().flat_map(|(_, d)| d.clone()).collect();
-        let mut listed = BTreeSet::new();
-        while let Some(digest) = open.pop() {
-            let below = images.get(&digest).and_then(|image| image["dockerImageManifests"].as_array());
-            open.extend(below.into_iter().flatten().map(|m| m["digest"].as_str().unwrap().to_owned()));
-            listed.insert(digest);
-        }
-        listed
-    }
-}
-
-impl Cluster for Stub {
-    fn user(&self, token: &str) -> Option<String> {
-        let users = [(ADMIN, "admin"), (PRUNER, "pruner"), ("nobody-token", "nobody")];
-        users.iter().find(|(known, _)| *known == token).map(|(_, user)| (*user).to_owned())
-    }
-
-    fn allowed(&self, user: &str, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
-        let pruner = [("delete", "images"), ("list", "imagestreams")];
-        match user {
-            "admin" => true,
-            "pruner" => pruner.contains(&(verb, resource)) && namespace.is_empty() && name.is_empty(),
-            _ => false,
-        }
-    }
-
-    fn stream_exists(&self, namespace: &str, name: &str) -> bool {
-        self.streams.lock().unwrap().contains_key(&format!("{namespace}/{name}"))
-    }
-
-    fn stream_names_image(&self, namespace: &str, name: &str, digest: &str) -> bool {
-        self.listed(&format!("{namespace}/{name}")).contains(digest)
-    }
-
-    fn stream_has_blob(&self, namespace: &str, name: &str, digest: &str) -> bool {
-        let listed = self.listed(&format!("{namespace}/{name}"));
-        let images = self.images.lock().unwrap();
-        listed.iter().filter_map(|image| images.get(image)).any(|image| {
-            let layers = image["dockerImageLayers"].as_array();
-            image["dockerImageMetadata"]["Id"] == digest
-                || layers.into_iter().flatten().any(|layer| layer["name"] == digest)
-        })
-    }
-
-    fn stream_tag(&self, namespace: &str, name: &str, tag: &str) -> Option<String> {
-        let streams = self.streams.lock().unwrap();
-        streams.get(&format!("{namespace}/{name}"))?.get(tag)?.first().cloned()
-    }
-
-    fn image_pushed(&self, namespace: &str, name: &str, tag: Option<&str>, image: Value) {
-        let digest = image["metadata"]["name"].as_str().unwrap().to_owned();
-        self.images.lock().unwrap().insert(digest.clone(), image);
-        if let Some(tag) = tag {
-            self.add_item(&format!("{namespace}/{name}"), tag, &digest);
-        }
-    }
-
-    fn image(&self, digest: &str) -> Option<Value> {
-        self.images.lock().unwrap().get(digest).cloned()
-    }
-}
-
-/// A registry whose replicas are served over TLS.
-struct Served {
-    cluster: Arc<Stub>,
-    registry: Registry,
-    replicas: Vec<(Replica, Serving)>,
-    authority: Authority,
-    faults: Faults,
-    log: RequestLog,
-    _directory: tempfile::TempDir,
-}
-
-impl Served {
-    async fn start(config: RegistryConfig) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let cluster = Arc::new(Stub::default());
-        let registry = Registry::new(directory.path(), cluster.clone(), config).await.unwrap();
-        let (authority, faults, log) = (Authority::default(), Faults::default(), RequestLog::default());
-        let replicas = (0..2)
-            .map(|_| {
-                let replica = registry.replica();
-                let tls = Some(authority.server(&SERVER_NAMES));
-                let serving = replica.serve(&Handle::current(), listen(), tls, &faults, &log);
-                (replica, serving)
-            })
-            .collect();
-        Self { cluster, registry, replicas, authority, faults, log, _directory: directory }
-    }
-
-    fn storage(&self) -> &Storage {
-        self.registry.storage()
-    }
-
-    fn client(&self, replica: usize, credentials: Credentials) -> Client {
-        let url = format!("https://{}", self.replicas[replica].1.address());
-        Client::new(&url, credentials, Some(&self.authority.pem()))
-    }
-
-    fn admin(&self, replica: usize) -> Client {
-        self.client(replica, Credentials::Basic(ADMIN.to_owned()))
-    }
-
-    fn pruner(&self, replica: usize) -> Client {
-        self.client(replica, Credentials::Bearer(PRUNER.to_owned()))
-    }
-}
-
-async fn status(client: &Client, method: Method, path: &str) -> StatusCode {
-    client.send(method, path, &[], "").await.unwrap().status()
-}
-
-fn in_process() -> RegistryConfig {
-    RegistryConfig::default()
-}
-
-/// Both backends, or the one that is there.
-fn backends() -> Vec<RegistryConfig> {
-    let real = docker_registry_binary();
-    if real.is_none() {
-        eprintln!("docker-registry is not installed: the tests with it are skipped");
-    }
-    let real = real.map(|binary| Backend::DockerRegistry { binary });
-    let configs = real.into_iter().map(|backend| RegistryConfig { backend, ..in_process() });
-    [in_process()].into_iter().chain(configs).collect()
-}
-
-fn digest(text: &str) -> Digest {
-    Digest::parse(text).unwrap()
-}
 
 // ---- recorded answers ----
 
 fn fixtures() -> Option<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures");
-    if !directory.is_dir() {
-        eprintln!("{} is not there: the recorded answers are not compared", directory.display());
-        return None;
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let found = own.ancestors().map(|above| above.join("shared/fixtures")).find(|path| path.is_dir());
+    if found.is_none() {
+        eprintln!("shared/fixtures is nowhere above: the recorded answers are not compared");
     }
-    Some(directory)
+    found
 }
 
 fn read_json(path: PathBuf) -> Value {
@@ -540,69 +372,6 @@ async fn recorded_image_objects() {
 // ---- caches ----
 
 /// A layer in `a/one`, known to replica 1, then pruned through replica 0.
-struct Pruned {
-    served: Served,
-    layer: Digest,
-    config: Value,
-}
-
-impl Pruned {
-    async fn start(config: RegistryConfig) -> Self {
-        let served = Served::start(config).await;
-        let layer = b"a layer that is going to be pruned".to_vec();
-        let image_config = json!({"architecture": "amd64", "config": {}});
-        let client = served.admin(0);
-        client
-            .push_image("a/one", Some("latest"), Format::Docker, std::slice::from_ref(&layer), &image_config)
-            .await
-            .unwrap();
-        served.admin(1).pull_whole("a/one", "latest").await.unwrap();
-        client.push_blob("a/two", image_config.to_string().as_bytes()).await.unwrap();
-        served.cluster.add_stream("a/two");
-        let pruned = Self { served, layer: Digest::of(&layer), config: image_config };
-        pruned.prune().await;
-        pruned
-    }
-
-    /// In the order that keeps replica 0 from caching anything again: stream, link, blob.
-    async fn prune(&self) {
-        self.served.cluster.empty_stream("a/one");
-        let pruner = self.served.pruner(0);
-        assert_eq!(status(&pruner, Method::DELETE, &self.path()).await, StatusCode::ACCEPTED);
-        assert_eq!(status(&pruner, Method::DELETE, &self.blob()).await, StatusCode::NO_CONTENT);
-    }
-
-    fn path(&self) -> String {
-        format!("/v2/a/one/blobs/{}", self.layer)
-    }
-
-    fn blob(&self) -> String {
-        format!("/admin/blobs/{}", self.layer)
-    }
-
-    /// HEAD and GET where the layer was, its mount elsewhere, and the push of a manifest that names it there.
-    async fn ask(&self, replica: usize) -> [u16; 4] {
-        let client = self.served.admin(replica);
-        let head = status(&client, Method::HEAD, &self.path()).await;
-        let get = status(&client, Method::GET, &self.path()).await;
-        let mount = client.mount_blob("a/two", &self.layer, "a/one").await.unwrap();
-        let config = self.config.to_string();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": DOCKER_MANIFEST,
-            "config": {"mediaType": "", "size": config.len(), "digest": Digest::of(config.as_bytes()).as_str()},
-            "layers": [{"mediaType": "", "size": 34, "digest": self.layer.as_str()}],
-        });
-        let headers = [("content-type", DOCKER_MANIFEST)];
-        let path = "/v2/a/two/manifests/broken";
-        let put = client.send(Method::PUT, path, &headers, manifest.to_string()).await.unwrap();
-        [head, get, mount, put.status()].map(|status| status.as_u16())
-    }
-}
-
-const STALE: [u16; 4] = [500, 500, 201, 201];
-const CLEAN: [u16; 4] = [404, 404, 202, 400];
-
 #[tokio::test]
 async fn a_replica_that_did_not_prune_is_stale() {
     for config in backends() {

@@ -235,6 +235,12 @@ impl Cluster for Api {
         self.layers(namespace, name).is_ok_and(|layers| layers["blobs"].get(digest).is_some())
     }
 
+    fn stream_digests(&self, namespace: &str, name: &str) -> Vec<String> {
+        let Ok(layers) = self.layers(namespace, name) else { return Vec::new() };
+        let maps = [&layers["blobs"], &layers["images"]].into_iter().filter_map(Value::as_object);
+        maps.flat_map(|map| map.keys().cloned()).collect()
+    }
+
     fn stream_tag(&self, namespace: &str, name: &str, tag: &str) -> Option<String> {
         let stream = self.stream(namespace, name).ok()?;
         let newest = tags(&stream).find(|(known, _)| *known == tag)?.1.first()?;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{FutureExt, StreamExt, stream};
 use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WARNING, X_CONTENT_TYPE_OPTIONS};
@@ -34,6 +34,7 @@ pub use access::{
 pub use portforward::Forwards;
 pub use resource::{OPERATOR_GROUPS, RESOURCES, Resource};
 pub use status::Failure;
+pub(crate) use store::metadata;
 pub use store::{Store, now, timestamp};
 
 use crate::lock;
@@ -41,7 +42,7 @@ use crate::serve::{Body, Handler, User, full};
 use resource::aggregated;
 use select::Selector;
 use status::Target;
-use store::{Object, Page, Preconditions, metadata};
+use store::{Object, Page, Preconditions};
 use watch::Watch;
 
 /// How an API server behaves; can be changed while requests come in.
@@ -460,6 +461,14 @@ impl Api {
                 fields.shift_remove(field);
             }
         }
+        if resource.plural == "secrets"
+            && let Some(Value::Object(texts)) =
+                object.as_object_mut().and_then(|fields| fields.shift_remove("stringData"))
+        {
+            for (key, text) in texts {
+                object["data"][key] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
+            }
+        }
         if counts_generations(resource) {
             object["metadata"]["generation"] = 1.into();
         }
@@ -595,6 +604,12 @@ impl Api {
         }
         let object = self.store.remove(resource, namespace, name, &conditions)?;
         Ok(deleted(name, resource.group, resource.plural, metadata(&object.value(), "uid")))
+    }
+
+    /// Deletes a pod, as a controller does.
+    pub(crate) fn delete_pod_gracefully(&self, namespace: &str, name: &str) {
+        // It may be gone already.
+        let _ = self.delete_pod(namespace, name, &json!({}), &Preconditions::default());
     }
 
     /// Deletes a pod: at once, or as soon as its node lets it go.

@@ -472,6 +472,16 @@ impl Store {
         Ok((changes, state.revision))
     }
 
+    /// Whether something has changed after a revision that `wanted` is true for (asked with the resource and the key), and
+    /// the current revision.
+    pub(crate) fn touched(&self, after: u64, wanted: fn(&str, &str) -> bool) -> (bool, u64) {
+        let state = lock(&self.state);
+        let first = state.history.partition_point(|change| change.revision <= after);
+        let touched = after < state.compacted
+            || state.history.range(first..).any(|change| wanted(change.resource.plural, &change.key));
+        (touched, state.revision)
+    }
+
     /// Tells when the revision changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()

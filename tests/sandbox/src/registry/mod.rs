@@ -1,22 +1,23 @@
 //! An image registry that behaves like OpenShift's integrated one: N replicas, each with its own digest cache, over
 //! one storage directory.
 //!
-//! Replicas answer requests from what they remember, then from the storage, then from what the cluster says. That
-//! order, and who forgets what when, is the whole point: it is how a replica gets stale after a prune.
-//!
-//! Where the lookups happen (`Replica::stat`) is also where a descriptor cache that all replicas share would go:
-//! between the digest cache and the storage.
+//! Replicas answer requests from what they remember, then from what a Redis remembers for all of them, then from the
+//! storage, then from what the cluster says. That order, and who forgets what when, is the whole point: it is how a
+//! replica gets stale after a prune. See `lookup`.
 
 mod access;
 mod answer;
 mod cache;
 pub mod client;
 mod config;
+mod descriptors;
 mod digest;
 mod docker;
+mod lookup;
 mod manifest;
 mod replica;
 mod storage;
+mod storage_host;
 mod upload;
 
 use std::fmt;
@@ -31,6 +32,7 @@ pub use self::docker::docker_registry_binary;
 pub use self::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 pub use self::replica::Replica;
 pub use self::storage::{Link, Storage};
+pub use self::storage_host::{StorageHost, StorageHostConfig};
 
 use self::docker::DockerRegistry;
 use crate::registry_backend::Cluster;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use http::header::{
     ACCEPT, ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST,
-    IF_NONE_MATCH, LINK,
+    IF_NONE_MATCH, LINK, LOCATION,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -22,10 +22,12 @@ use super::answer::{
     method_not_allowed, moved_to_v2, page_not_found, pong, set, with_body,
 };
 use super::cache::DigestCache;
+use super::descriptors::RedisDescriptors;
 use super::digest::Digest;
 use super::docker::DockerRegistry;
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, Manifest, OCI_INDEX, OCI_MANIFEST};
 use super::storage::{Link, Storage, data_path, link_path};
+use super::storage_host;
 use super::{RegistryConfig, Shared};
 use crate::fault::Faults;
 use crate::log::{RequestLog, Server};
@@ -34,7 +36,7 @@ use crate::serve::{Handler, Service, Serving, User, full, serve};
 use crate::tls::ServerTls;
 
 /// The digests of empty layers, which every repository has.
-const EMPTY_LAYERS: [&str; 2] = [
+pub(super) const EMPTY_LAYERS: [&str; 2] = [
     "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "sha256:a3ed95caeb02ffe68cdd9fd84406680ae93d633cb16422d00e8a7c22955b46d4",
 ];
@@ -47,7 +49,8 @@ const CATALOG_PAGE: usize = 100;
 pub struct Replica {
     pub(super) shared: Arc<Shared>,
     pub(super) config: Arc<RegistryConfig>,
-    cache: Arc<DigestCache>,
+    pub(super) cache: Arc<DigestCache>,
+    pub(super) redis: Option<Arc<RedisDescriptors>>,
     number: usize,
 }
 
@@ -154,7 +157,8 @@ impl Route {
 impl Replica {
     pub(super) fn new(shared: Arc<Shared>, config: RegistryConfig, number: usize) -> Self {
         let ttl = if config.cache_disabled { Duration::ZERO } else { config.ttl };
-        Self { shared, config: Arc::new(config), cache: Arc::new(DigestCache::new(ttl)), number }
+        let redis = config.redis.clone().map(|redis| Arc::new(RedisDescriptors::new(redis)));
+        Self { shared, config: Arc::new(config), cache: Arc::new(DigestCache::new(ttl)), redis, number }
     }
 
     /// The number under which its requests are logged.
@@ -291,45 +295,8 @@ impl Replica {
         self.shared.docker.as_ref()
     }
 
-    fn cluster(&self) -> &dyn Cluster {
+    pub(super) fn cluster(&self) -> &dyn Cluster {
         &*self.shared.cluster
-    }
-
-    /// The size of a blob, as far as this replica knows, whichever repository has it.
-    fn stat_anywhere(&self, digest: &Digest) -> Option<u64> {
-        self.cache.size(digest).or_else(|| {
-            let size = self.storage().blob_size(digest)?;
-            self.cache.add(digest, Some(size), None);
-            Some(size)
-        })
-    }
-
-    /// The size of a blob in a repository, as far as this replica knows: from its cache, from the repository's link,
-    /// or, where there is no link, because the image stream lists an image that has the blob.
-    pub(super) fn stat(&self, link: Link, repository: &str, digest: &Digest) -> Option<u64> {
-        if let Some(size) = self.cache.size_in(digest, repository) {
-            return Some(size);
-        }
-        let size = self.stat_anywhere(digest)?;
-        if self.storage().is_linked(link, repository, digest) {
-            self.remember(repository, digest, size);
-            return Some(size);
-        }
-        if EMPTY_LAYERS.contains(&digest.as_str()) || self.cache.is_member(digest, repository) {
-            return Some(size);
-        }
-        let (namespace, name) = namespace_and_name(repository);
-        let listed = self.cluster().stream_has_blob(namespace, name, digest.as_str())
-            || self.cluster().stream_names_image(namespace, name, digest.as_str());
-        if listed {
-            self.cache.add(digest, None, Some(repository));
-        }
-        listed.then_some(size)
-    }
-
-    /// Puts a blob that has just been found in or written to a repository into the cache.
-    pub(super) fn remember(&self, repository: &str, digest: &Digest, size: u64) {
-        self.cache.add(digest, Some(size), Some(repository));
     }
 
     fn token(&self, call: &Call<'_>) -> Answer {
@@ -408,8 +375,18 @@ impl Replica {
     }
 
     async fn get_blob(&self, repository: &str, digest: &Digest, call: &Call<'_>) -> Result<Answer, Fault> {
-        if self.stat(Link::Layer, repository, digest).is_none() {
+        if self.stat(Link::Layer, repository, digest).await.is_none() {
             return Err(Fault::with_detail(Code::BlobUnknown, digest.as_str()));
+        }
+        // The registry looks once more before it serves a blob, and then for its size, whoever has it. What is gone by
+        // then, or what the digest cache alone believed in, is an error.
+        if self.stat(Link::Layer, repository, digest).await.is_none()
+            || self.stat_anywhere(digest).await.is_none()
+        {
+            return Err(Fault::with_detail(Code::Unknown, json!({})));
+        }
+        if let Some(host) = &self.config.redirect {
+            return Ok(redirected(host, digest));
         }
         let missing = || Fault::path_not_found(&data_path(digest));
         let size = self.storage().blob_size(digest).ok_or_else(missing)?;
@@ -456,10 +433,10 @@ impl Replica {
         if !self.config.delete_enabled {
             return Err(Fault::new(Code::Unsupported));
         }
-        if self.stat(Link::Layer, repository, digest).is_none() {
+        if self.stat(Link::Layer, repository, digest).await.is_none() {
             return Err(Fault::new(Code::BlobUnknown));
         }
-        self.cache.remove_member(digest, repository);
+        self.forget(Link::Layer, repository, digest).await?;
         let target = format!("/v2/{repository}/blobs/{digest}");
         if !self.unlink(Link::Layer, repository, digest, call.base, &target).await? {
             return Err(Fault::path_not_found(&link_path(Link::Layer, repository, digest)));
@@ -520,7 +497,7 @@ impl Replica {
         if !self.cluster().stream_names_image(namespace, name, digest.as_str()) {
             return Err(unknown());
         }
-        self.stat(Link::Manifest, repository, &digest).ok_or_else(unknown)?;
+        self.stat(Link::Manifest, repository, &digest).await.ok_or_else(unknown)?;
         let target = format!("/v2/{repository}/manifests/{digest}");
         let body = self.fetch(call, &target, &digest).await.ok_or_else(unknown)?;
         if let Some(image) = self.cluster().image(digest.as_str()) {
@@ -570,24 +547,27 @@ impl Replica {
             Some(_) => None,
             None => Some(reference),
         };
-        let faults: Vec<Fault> = manifest
-            .references()
-            .filter_map(|descriptor| {
-                let digest = Digest::parse(&descriptor.digest);
-                match digest.and_then(|digest| self.stat(Link::Layer, repository, &digest)) {
-                    None => Some(Fault::with_detail(Code::ManifestBlobUnknown, descriptor.digest.as_str())),
-                    Some(size) if size == descriptor.size => None,
-                    Some(size) => Some(Fault::with_detail(
-                        Code::Unknown,
-                        json!({
-                            "Digest": descriptor.digest,
-                            "ActualSize": size,
-                            "SizeInManifest": descriptor.size,
-                        }),
-                    )),
+        let mut faults = Vec::new();
+        for descriptor in manifest.references() {
+            let size = match Digest::parse(&descriptor.digest) {
+                Some(digest) => self.stat(Link::Layer, repository, &digest).await,
+                None => None,
+            };
+            match size {
+                None => {
+                    faults.push(Fault::with_detail(Code::ManifestBlobUnknown, descriptor.digest.as_str()));
                 }
-            })
-            .collect();
+                Some(size) if size == descriptor.size => {}
+                Some(size) => {
+                    let detail = json!({
+                        "Digest": descriptor.digest,
+                        "ActualSize": size,
+                        "SizeInManifest": descriptor.size,
+                    });
+                    faults.push(Fault::with_detail(Code::Unknown, detail));
+                }
+            }
+        }
         if !faults.is_empty() {
             return Ok(errors(&faults));
         }
@@ -616,7 +596,7 @@ impl Replica {
         call: &Call<'_>,
     ) -> Result<(), Fault> {
         let digest = &manifest.digest;
-        let believed = self.stat_anywhere(digest).is_some();
+        let believed = self.stat_anywhere(digest).await.is_some();
         let mut stored = false;
         if let Some(docker) =
             self.docker().filter(|_| !believed || self.storage().blob_size(digest).is_some())
@@ -636,7 +616,7 @@ impl Replica {
                 self.storage().tag(repository, tag, digest)?;
             }
         }
-        self.remember(repository, digest, manifest.body.len() as u64);
+        self.remember(Link::Manifest, repository, digest, manifest.body.len() as u64).await;
         Ok(())
     }
 
@@ -653,10 +633,10 @@ impl Replica {
         if listed || !self.config.delete_enabled {
             return Err(Fault::new(Code::Unsupported));
         }
-        if self.stat(Link::Manifest, repository, &digest).is_none() {
+        if self.stat(Link::Manifest, repository, &digest).await.is_none() {
             return Err(Fault::new(Code::ManifestUnknown));
         }
-        self.cache.remove_member(&digest, repository);
+        self.forget(Link::Manifest, repository, &digest).await?;
         let target = format!("/v2/{repository}/manifests/{digest}");
         if !self.unlink(Link::Manifest, repository, &digest, call.base, &target).await? {
             return Err(Fault::new(Code::Unknown));
@@ -669,7 +649,15 @@ impl Replica {
     }
 }
 
-fn namespace_and_name(repository: &str) -> (&str, &str) {
+/// Sends a client to the storage host, which nobody asks whether it has the data.
+fn redirected(host: &str, digest: &Digest) -> Answer {
+    let mut answer = empty(StatusCode::TEMPORARY_REDIRECT);
+    set(&mut answer, CONTENT_TYPE, "application/octet-stream");
+    set(&mut answer, LOCATION, &storage_host::url(host, digest));
+    answer
+}
+
+pub(super) fn namespace_and_name(repository: &str) -> (&str, &str) {
     repository.split_once('/').unwrap_or((repository, ""))
 }
 

@@ -27,7 +27,7 @@ impl Replica {
             return Ok(method_not_allowed("GET, HEAD"));
         }
         if id.is_none()
-            && let Some(answer) = self.mount(repository, &call, granted)?
+            && let Some(answer) = self.mount(repository, &call, granted).await?
         {
             return Ok(answer);
         }
@@ -38,7 +38,7 @@ impl Replica {
             (None, &Method::POST) => self.begin(repository, &call),
             (Some(id), &Method::GET | &Method::HEAD) => self.progress(repository, id, &call),
             (Some(id), &Method::PATCH) => self.append(repository, id, &call),
-            (Some(id), &Method::PUT) => self.complete(repository, id, &call),
+            (Some(id), &Method::PUT) => self.complete(repository, id, &call).await,
             (Some(id), &Method::DELETE) => {
                 self.resume(repository, id, &call)?;
                 self.storage().cancel_upload(repository, id)?;
@@ -52,13 +52,18 @@ impl Replica {
 
     /// Mounts a blob that the replica believes to be in the other repository; anything else begins an upload. A digest
     /// in the first request does not end it, as in distribution 2.8.
-    fn mount(&self, repository: &str, call: &Call<'_>, granted: &Granted) -> Result<Option<Answer>, Fault> {
+    async fn mount(
+        &self,
+        repository: &str,
+        call: &Call<'_>,
+        granted: &Granted,
+    ) -> Result<Option<Answer>, Fault> {
         if call.method != Method::POST {
             return Ok(None);
         }
         let mounted = call.parameter("mount").as_deref().and_then(Digest::parse);
         let Some((digest, from)) = mounted.zip(call.parameter("from")) else { return Ok(None) };
-        if granted.unreadable.contains(&from) || self.stat(Link::Layer, &from, &digest).is_none() {
+        if granted.unreadable.contains(&from) || self.stat(Link::Layer, &from, &digest).await.is_none() {
             return Ok(None);
         }
         // Only the link is written: nobody looks whether the data are there.
@@ -85,7 +90,7 @@ impl Replica {
             && let Some((digest, size)) =
                 digest.and_then(|digest| self.storage().blob_size(&digest).map(|size| (digest, size)))
         {
-            self.remember(repository, &digest, size);
+            self.remember(Link::Layer, repository, &digest, size).await;
         }
         Ok(answer)
     }
@@ -133,14 +138,14 @@ impl Replica {
         Ok(answer)
     }
 
-    fn complete(&self, repository: &str, id: &str, call: &Call<'_>) -> Result<Answer, Fault> {
+    async fn complete(&self, repository: &str, id: &str, call: &Call<'_>) -> Result<Answer, Fault> {
         let size = self.resume(repository, id, call)?;
         let digest = parse_digest(call.parameter("digest").as_deref())?;
         self.storage().append_upload(repository, id, &call.body)?;
         if !self.storage().finish_upload(repository, id, &digest)? {
             return Err(wrong_content(&digest));
         }
-        self.remember(repository, &digest, size + call.body.len() as u64);
+        self.remember(Link::Layer, repository, &digest, size + call.body.len() as u64).await;
         Ok(created(&format!("{}/v2/{repository}/blobs/{digest}", call.base), &digest))
     }
 }
