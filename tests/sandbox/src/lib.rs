@@ -32,6 +32,7 @@
 
 pub mod api;
 mod cluster;
+mod controller;
 pub mod example;
 pub mod fault;
 pub mod generate;
@@ -46,6 +47,7 @@ pub mod tls;
 mod workload;
 
 pub use cluster::{Cluster, ClusterConfig};
+pub use controller::{Nodes, Operator, Pace};
 pub use sandbox::{Config, Sandbox};
 pub use seed::Seeded;
 

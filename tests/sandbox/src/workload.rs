@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::api::{Store, now};
+use crate::api::{Store, metadata, now};
 
-const NAMESPACE: &str = "openshift-image-registry";
-const NAME: &str = "image-registry";
+pub(crate) const NAMESPACE: &str = "openshift-image-registry";
+/// The port of the registry's container and of its service.
+pub(crate) const PORT: u16 = 5000;
+pub(crate) const NAME: &str = "image-registry";
+const PRIVATE: &str = "image-registry-private-configuration";
 const IMAGE: &str = "quay.io/openshift/origin-docker-registry:latest";
 
 /// The name of a replica's pod.
@@ -15,52 +18,72 @@ pub(crate) fn pod_name(replica: usize) -> String {
     format!("{NAME}-5b7d9c9d6f-{replica:05}")
 }
 
-/// Makes namespace, deployment, service and empty endpoints.
-pub(crate) fn register(store: &Store, replicas: usize) {
-    let labels = json!({ "docker-registry": "default" });
+/// The labels of all that is the registry's.
+fn labels() -> Value {
+    json!({ "docker-registry": "default" })
+}
+
+/// Makes the namespace, the service, and what the containers' environment refers to.
+pub(crate) fn prepare(store: &Store) {
     if store.get("namespaces", "", NAMESPACE).is_none() {
         let namespace = json!({ "metadata": { "name": NAMESPACE }, "status": { "phase": "Active" } });
         store.create("namespaces", namespace);
     }
-    store.create(
-        "deployments",
-        json!({
-            "metadata": { "namespace": NAMESPACE, "name": NAME, "labels": labels },
-            "spec": {
-                "replicas": replicas,
-                "progressDeadlineSeconds": 120,
-                "selector": { "matchLabels": labels },
-                "template": {
-                    "metadata": { "labels": labels },
-                    "spec": { "containers": [container(5000)] },
-                },
-            },
-            "status": { "replicas": replicas, "readyReplicas": replicas, "updatedReplicas": replicas },
-        }),
-    );
+    ensure_service(store);
+}
+
+/// Makes the Secret that the container's environment refers to.
+pub(crate) fn create_secret(store: &Store) {
+    let metadata = json!({ "namespace": NAMESPACE, "name": PRIVATE });
+    // Any value does.
+    let data = json!({ "REGISTRY_HTTP_SECRET": "c2FuZGJveA==" });
+    store.create("secrets", json!({ "metadata": metadata, "type": "Opaque", "data": data }));
+}
+
+/// Makes the service, if it is not there.
+pub(crate) fn ensure_service(store: &Store) {
+    if store.get("services", NAMESPACE, NAME).is_some() {
+        return;
+    }
     store.create(
         "services",
         json!({
-            "metadata": { "namespace": NAMESPACE, "name": NAME, "labels": labels },
+            "metadata": { "namespace": NAMESPACE, "name": NAME, "labels": labels() },
             "spec": {
-                "selector": labels,
-                "ports": [{ "name": "5000-tcp", "port": 5000, "protocol": "TCP", "targetPort": 5000 }],
+                "selector": labels(),
+                "ports": [{ "name": "5000-tcp", "port": PORT, "protocol": "TCP", "targetPort": PORT }],
             },
         }),
     );
-    let metadata = json!({ "namespace": NAMESPACE, "name": NAME, "labels": labels });
-    store.create("endpoints", json!({ "metadata": metadata, "subsets": [] }));
-    let metadata = json!({
-        "namespace": NAMESPACE,
-        "name": format!("{NAME}-x7k2p"),
-        "labels": { "kubernetes.io/service-name": NAME, "docker-registry": "default" },
-    });
-    let slice = json!({ "metadata": metadata, "addressType": "IPv4", "endpoints": [], "ports": [] });
-    store.create("endpointslices", slice);
 }
 
-/// Makes the pod of a replica. Replicas share one machine, so each has a port of its own.
-pub(crate) fn add_pod(store: &Store, replica: usize, address: SocketAddr) {
+/// The Deployment that the image-registry operator makes.
+pub(crate) fn deployment(replicas: i64) -> Value {
+    let labels = labels();
+    json!({
+        "metadata": { "namespace": NAMESPACE, "name": NAME, "labels": labels },
+        "spec": {
+            "replicas": replicas,
+            "progressDeadlineSeconds": 120,
+            "selector": { "matchLabels": labels },
+            "template": {
+                "metadata": { "labels": labels },
+                "spec": { "containers": [container(PORT)] },
+            },
+        },
+    })
+}
+
+/// Makes a Deployment whose replicas are all there.
+pub(crate) fn create_deployment(store: &Store, replicas: usize) {
+    let mut deployment = deployment(i64::try_from(replicas).expect("fewer replicas than that"));
+    deployment["status"] =
+        json!({ "replicas": replicas, "readyReplicas": replicas, "updatedReplicas": replicas });
+    store.create("deployments", deployment);
+}
+
+/// Makes the pod of a replica, and returns it as an endpoint. Replicas share one machine, so each has a port of its own.
+pub(crate) fn add_pod(store: &Store, replica: usize, address: SocketAddr) -> Endpoint {
     let time = now();
     let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"]
         .map(|kind| json!({ "type": kind, "status": "True", "lastTransitionTime": time }));
@@ -78,7 +101,8 @@ pub(crate) fn add_pod(store: &Store, replica: usize, address: SocketAddr) {
             "state": { "running": { "startedAt": time } },
         }],
     });
-    store.create(
+    let node = format!("worker-{replica}");
+    let pod = store.create(
         "pods",
         json!({
             "metadata": {
@@ -86,44 +110,77 @@ pub(crate) fn add_pod(store: &Store, replica: usize, address: SocketAddr) {
                 "name": pod_name(replica),
                 "labels": { "docker-registry": "default", "pod-template-hash": "5b7d9c9d6f" },
             },
-            "spec": { "nodeName": format!("worker-{replica}"), "containers": [container] },
+            "spec": { "nodeName": node, "containers": [container] },
             "status": status,
         }),
     );
+    let uid = metadata(&pod, "uid").to_owned();
+    Endpoint { pod: pod_name(replica), uid, node, address, ready: true, terminating: false }
 }
 
-/// Removes the pod of a replica.
-pub(crate) fn remove_pod(store: &Store, replica: usize) {
-    store.delete("pods", NAMESPACE, &pod_name(replica));
+/// A pod that the service may lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) pod: String,
+    pub(crate) uid: String,
+    pub(crate) node: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) ready: bool,
+    pub(crate) terminating: bool,
 }
 
-/// Makes these replicas the service's endpoints.
-pub(crate) fn set_endpoints(store: &Store, replicas: &[(usize, SocketAddr)]) {
-    let target = |replica: usize| json!({ "kind": "Pod", "namespace": NAMESPACE, "name": pod_name(replica) });
+const SLICE: &str = "image-registry-x7k2p";
+
+/// Makes these pods the service's endpoints.
+pub(crate) fn set_endpoints(store: &Store, endpoints: &[Endpoint]) {
+    let target = |endpoint: &Endpoint| json!({ "kind": "Pod", "namespace": NAMESPACE, "name": endpoint.pod, "uid": endpoint.uid });
     // A subset has one set of ports, and here each replica has its own.
-    let subsets: Value = replicas
+    let subsets: Value = endpoints
         .iter()
-        .map(|(replica, address)| {
+        .filter(|endpoint| !endpoint.terminating)
+        .map(|endpoint| {
+            let field = if endpoint.ready { "addresses" } else { "notReadyAddresses" };
+            let address = json!({
+                "ip": endpoint.address.ip().to_string(), "nodeName": endpoint.node, "targetRef": target(endpoint),
+            });
+            let port = json!({ "name": "5000-tcp", "port": endpoint.address.port(), "protocol": "TCP" });
+            json!({ field: [address], "ports": [port] })
+        })
+        .collect();
+    let slice: Value = endpoints
+        .iter()
+        .map(|endpoint| {
             json!({
-                "addresses": [{ "ip": address.ip().to_string(), "targetRef": target(*replica) }],
-                "ports": [{ "name": "5000-tcp", "port": address.port(), "protocol": "TCP" }],
+                "addresses": [endpoint.address.ip().to_string()],
+                "conditions": {
+                    "ready": endpoint.ready && !endpoint.terminating,
+                    "serving": endpoint.ready,
+                    "terminating": endpoint.terminating,
+                },
+                "nodeName": endpoint.node,
+                "targetRef": target(endpoint),
             })
         })
         .collect();
-    store.update("endpoints", NAMESPACE, NAME, |object| object["subsets"] = subsets.clone());
-    let endpoints: Value = replicas
-        .iter()
-        .map(|(replica, address)| {
-            json!({
-                "addresses": [address.ip().to_string()],
-                "conditions": { "ready": true, "serving": true, "terminating": false },
-                "targetRef": target(*replica),
-            })
-        })
-        .collect();
-    store.update("endpointslices", NAMESPACE, &format!("{NAME}-x7k2p"), |object| {
-        object["endpoints"] = endpoints.clone();
-    });
+    if !store.update("endpoints", NAMESPACE, NAME, |object| object["subsets"] = subsets.clone()) {
+        let metadata = json!({ "namespace": NAMESPACE, "name": NAME, "labels": labels() });
+        store.create("endpoints", json!({ "metadata": metadata, "subsets": subsets }));
+    }
+    if !store.update("endpointslices", NAMESPACE, SLICE, |object| object["endpoints"] = slice.clone()) {
+        let metadata = json!({
+            "namespace": NAMESPACE,
+            "name": SLICE,
+            "labels": { "kubernetes.io/service-name": NAME, "docker-registry": "default" },
+        });
+        let object = json!({ "metadata": metadata, "addressType": "IPv4", "endpoints": slice, "ports": [] });
+        store.create("endpointslices", object);
+    }
+}
+
+/// Removes the endpoints, as happens when the service goes.
+pub(crate) fn remove_endpoints(store: &Store) {
+    store.delete("endpoints", NAMESPACE, NAME);
+    store.delete("endpointslices", NAMESPACE, SLICE);
 }
 
 /// The registry's container with the environment that the operator sets.
@@ -146,7 +203,7 @@ fn container(port: u16) -> Value {
     let secret = json!({
         "name": "REGISTRY_HTTP_SECRET",
         "valueFrom": {
-            "secretKeyRef": { "name": "image-registry-private-configuration", "key": "REGISTRY_HTTP_SECRET" },
+            "secretKeyRef": { "name": PRIVATE, "key": "REGISTRY_HTTP_SECRET" },
         },
     });
     json!({

@@ -163,7 +163,7 @@ async fn objects_are_created_patched_selected_and_evicted() {
     assert_eq!(status(patch("application/merge-patch+json", "prune", &change)).await, 200);
     let patched = sandbox.store().get("leases", "shop", "prune").unwrap();
     assert_eq!(patched["spec"], json!({ "leaseDurationSeconds": 5 }));
-    assert_eq!(status(patch("application/json-patch+json", "prune", &json!([]))).await, 415);
+    assert_eq!(status(patch("application/json", "prune", &json!({}))).await, 415);
     let protobuf = post().header("Content-Type", "application/vnd.kubernetes.protobuf");
     assert_eq!(status(protobuf).await, 415);
     let stale = json!({ "metadata": { "resourceVersion": "1" } });

@@ -22,6 +22,8 @@ pub struct Rule {
     pub resources: Vec<String>,
     /// The only namespace it counts in; all (and the cluster scope) if absent.
     pub namespace: Option<String>,
+    /// The only objects it counts for; all if empty.
+    pub names: Vec<String>,
 }
 
 impl Rule {
@@ -29,13 +31,26 @@ impl Rule {
     #[must_use]
     pub fn new(verbs: &[&str], groups: &[&str], resources: &[&str]) -> Self {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        Self { verbs: owned(verbs), groups: owned(groups), resources: owned(resources), namespace: None }
+        Self {
+            verbs: owned(verbs),
+            groups: owned(groups),
+            resources: owned(resources),
+            namespace: None,
+            names: Vec::new(),
+        }
     }
 
     /// Restricts the rule to a namespace.
     #[must_use]
     pub fn in_namespace(mut self, namespace: &str) -> Self {
         self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    /// Restricts the rule to objects of these names.
+    #[must_use]
+    pub fn named(mut self, names: &[&str]) -> Self {
+        self.names = names.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -49,6 +64,7 @@ impl Rule {
             && has(&self.groups, target.group)
             && has(&self.resources, &resource)
             && self.namespace.as_deref().is_none_or(|namespace| namespace == target.namespace)
+            && (self.names.is_empty() || self.names.iter().any(|name| name == target.name))
     }
 }
 
@@ -71,6 +87,52 @@ pub fn image_pruner() -> Vec<Rule> {
         Rule::new(&["get", "list", "watch"], &["", "image.openshift.io"], &["images", "imagestreams"]),
         Rule::new(&["update"], &["", "image.openshift.io"], &["imagestreams/status"]),
     ]
+}
+
+/// The rules of `system:image-pruner` and further ones.
+#[must_use]
+pub fn pruner_and(further: impl IntoIterator<Item = Rule>) -> Vec<Rule> {
+    image_pruner().into_iter().chain(further).collect()
+}
+
+const REGISTRY: &str = "openshift-image-registry";
+
+/// What it takes besides [`image_pruner`] to reach the registry's pods through port-forwards.
+#[must_use]
+pub fn port_forwarder() -> Rule {
+    Rule::new(&["get", "create"], &[""], &["pods/portforward"]).in_namespace(REGISTRY)
+}
+
+/// What it takes besides [`image_pruner`] to change the registry's Deployment.
+#[must_use]
+pub fn restarter() -> Rule {
+    Rule::new(&["patch"], &["apps"], &["deployments"]).in_namespace(REGISTRY).named(&["image-registry"])
+}
+
+/// What it takes besides [`image_pruner`] to evict the registry's pods.
+#[must_use]
+pub fn evictor() -> Rule {
+    Rule::new(&["create"], &[""], &["pods/eviction"]).in_namespace(REGISTRY)
+}
+
+/// What it takes besides [`image_pruner`] to change the configuration of the registry's operator.
+#[must_use]
+pub fn operator_configurator() -> Rule {
+    Rule::new(&["get", "patch", "update"], &["imageregistry.operator.openshift.io"], &["configs"])
+        .named(&["cluster"])
+}
+
+/// What it takes besides [`image_pruner`] to read what the registry's environment refers to.
+#[must_use]
+pub fn settings_reader() -> Rule {
+    Rule::new(&["get"], &[""], &["configmaps", "secrets"]).in_namespace(REGISTRY)
+}
+
+/// What it takes besides [`image_pruner`] to read which pods the registry's service leads to.
+#[must_use]
+pub fn endpoint_reader() -> Rule {
+    let (groups, resources) = (["", "discovery.k8s.io"], ["services", "endpoints", "endpointslices"]);
+    Rule::new(&["get", "list", "watch"], &groups, &resources).in_namespace(REGISTRY)
 }
 
 #[derive(Debug, Default)]
@@ -184,10 +246,17 @@ impl Access {
     pub(crate) fn resource_rules(&self, user: &str, namespace: &str) -> Value {
         let state = lock(&self.state);
         let rules = state.accounts.get(user).map(|account| account.rules.as_slice()).unwrap_or_default();
-        let own =
-            rules.iter().filter(|rule| rule.namespace.as_deref().is_none_or(|only| only == namespace)).map(
-                |rule| json!({ "verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources }),
-            );
+        let own = rules
+            .iter()
+            .filter(|rule| rule.namespace.as_deref().is_none_or(|only| only == namespace))
+            .map(|rule| {
+                let mut shown =
+                    json!({ "verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources });
+                if !rule.names.is_empty() {
+                    shown["resourceNames"] = rule.names.as_slice().into();
+                }
+                shown
+            });
         let everybodys = json!({
             "verbs": ["create"],
             "apiGroups": ["authorization.k8s.io"],

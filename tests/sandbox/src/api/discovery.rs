@@ -94,7 +94,10 @@ fn resources(group: &str) -> Vec<Value> {
     };
     let subresource = |name: &str, kind: &str, verbs: &[&str]| json!({ "name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": verbs });
     match group {
-        "" => found.push(subresource("pods/eviction", "Eviction", &["create"])),
+        "" => found.extend([
+            subresource("pods/eviction", "Eviction", &["create"]),
+            subresource("pods/portforward", "PodPortForwardOptions", &["create", "get"]),
+        ]),
         "image.openshift.io" => found.extend([
             virtual_resource("imagestreammappings", "ImageStreamMapping", &["create"]),
             virtual_resource("imagestreamtags", "ImageStreamTag", &["delete", "get"]),

@@ -2,7 +2,10 @@
 
 mod access;
 mod discovery;
+pub(crate) mod evict;
 mod image;
+mod patch;
+mod portforward;
 mod resource;
 mod select;
 mod status;
@@ -14,18 +17,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{FutureExt, StreamExt, stream};
 use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WARNING, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
 
-pub use access::{ANONYMOUS, Access, Rule, image_pruner};
+pub use access::{
+    ANONYMOUS, Access, Rule, endpoint_reader, evictor, image_pruner, operator_configurator, port_forwarder,
+    pruner_and, restarter, settings_reader,
+};
+pub use portforward::Forwards;
 pub use resource::{OPERATOR_GROUPS, RESOURCES, Resource};
 pub use status::Failure;
+pub(crate) use store::metadata;
 pub use store::{Store, now, timestamp};
 
 use crate::lock;
@@ -33,11 +42,12 @@ use crate::serve::{Body, Handler, User, full};
 use resource::aggregated;
 use select::Selector;
 use status::Target;
-use store::{Object, Page, Preconditions, metadata};
+use store::{Object, Page, Preconditions};
 use watch::Watch;
 
 /// How an API server behaves; can be changed while requests come in.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Settings {
     /// The registry's host in what the server computes (`status.dockerImageRepository`).
     pub registry_host: String,
@@ -53,6 +63,10 @@ pub struct Settings {
     pub bookmark_interval: Duration,
     /// After how many further pages of lists a continue token is found expired, once.
     pub expire_continue_after: Option<usize>,
+    /// How many evictions are still refused, as if a budget did not allow for them.
+    pub refuse_evictions: usize,
+    /// Whether something stands for the nodes: a pod that is deleted is then only marked, until its node lets it go.
+    pub nodes: bool,
 }
 
 impl Default for Settings {
@@ -65,6 +79,8 @@ impl Default for Settings {
             rewrite_registry_host: false,
             bookmark_interval: Duration::from_secs(2),
             expire_continue_after: None,
+            refuse_evictions: 0,
+            nodes: false,
         }
     }
 }
@@ -75,6 +91,9 @@ pub struct Api {
     pub(crate) store: Store,
     pub(crate) access: Access,
     settings: Arc<Mutex<Settings>>,
+    forwards: Forwards,
+    /// Held by the eviction that is being decided.
+    evicting: Arc<Mutex<()>>,
 }
 
 /// A request's path and verb, as authorization sees them.
@@ -111,6 +130,10 @@ struct Call<'a> {
     query: &'a Query,
     body: &'a Bytes,
     user: &'a str,
+    /// All values of `ports`.
+    ports: Vec<String>,
+    /// The connection, for what is no HTTP.
+    upgrade: Option<OnUpgrade>,
 }
 
 impl Call<'_> {
@@ -240,6 +263,8 @@ impl Api {
             query: &query,
             body: request.body(),
             user,
+            ports: portforward::named_ports(request.uri().query()),
+            upgrade: request.extensions().get().cloned(),
         };
         let mut answer = self.call(&call).unwrap_or_else(|failure| failed(&failure));
         if aggregated(&info.group) {
@@ -273,6 +298,11 @@ impl Api {
         if info.resource.starts_with("selfsubject") {
             return self.review(call);
         }
+        if (info.resource.as_str(), info.subresource.as_str()) == ("pods", "portforward")
+            && info.group.is_empty()
+        {
+            return self.port_forward(call);
+        }
         let form = Form::accepted(call.headers)?;
         match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str(), call.method) {
             ("image.openshift.io", "imagestreamtags", "", &Method::GET) if !name.is_empty() => {
@@ -304,12 +334,7 @@ impl Api {
             ("list", "") => self.list(resource, call, form),
             ("watch", "") => self.watch(resource, call),
             ("create", "") if name.is_empty() => self.create(resource, call),
-            ("create", "eviction") if resource.plural == "pods" => {
-                self.store.remove(resource, namespace, name, &Preconditions::default())?;
-                let done =
-                    json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success" });
-                Ok(answered(StatusCode::CREATED, &done))
-            }
+            ("create", "eviction") if resource.plural == "pods" => self.evict(call),
             ("update", "") => self.update(resource, call, false),
             ("update", "status") if resource.status => self.update(resource, call, true),
             ("patch", "") => self.patch(resource, call, false),
@@ -436,6 +461,17 @@ impl Api {
                 fields.shift_remove(field);
             }
         }
+        if resource.plural == "secrets"
+            && let Some(Value::Object(texts)) =
+                object.as_object_mut().and_then(|fields| fields.shift_remove("stringData"))
+        {
+            for (key, text) in texts {
+                object["data"][key] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
+            }
+        }
+        if counts_generations(resource) {
+            object["metadata"]["generation"] = 1.into();
+        }
         let created = self.store.insert(resource, object)?;
         if call.dry_run() {
             self.store.remove(resource, &call.info.namespace, &name, &Preconditions::default())?;
@@ -471,6 +507,7 @@ impl Api {
                 return Err(Failure::precondition(resource, name, "UID", uid, metadata(stored, "uid")));
             }
             labels_checked(resource, name, &object)?;
+            environment_checked(resource, name, &object)?;
             merged(resource, stored, object.clone(), status);
             Ok(())
         })?;
@@ -487,10 +524,19 @@ impl Api {
         let content_type =
             call.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let apply = content_type.starts_with("application/apply-patch");
-        if !apply && !content_type.contains("merge-patch+json") {
-            return Err(Failure::unsupported_media_type(
-                "application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
-            ));
+        // Resources that are defined by objects have no strategy.
+        let strategic = content_type.starts_with("application/strategic-merge-patch+json");
+        let defined = OPERATOR_GROUPS.contains(&resource.group);
+        let known = ["application/json-patch+json", "application/merge-patch+json"]
+            .iter()
+            .any(|known| content_type.starts_with(known));
+        if !(apply || known || strategic && !defined) {
+            return Err(Failure::unsupported_media_type(if defined {
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+            } else {
+                "application/json-patch+json, application/merge-patch+json, \
+                 application/strategic-merge-patch+json, application/apply-patch+yaml"
+            }));
         }
         let patch = call.object(resource.kind)?;
         if apply && self.store.find(resource, namespace, name).is_none() {
@@ -508,8 +554,20 @@ impl Api {
                 return Err(Failure::modified(resource, name));
             }
             let mut object = stored.clone();
-            merge(&mut object, &patch);
+            if content_type.starts_with("application/json-patch+json") {
+                patch::operations(&mut object, &patch)
+            } else if strategic {
+                patch::strategic(&mut object, &patch)
+            } else {
+                patch::merge(&mut object, &patch);
+                Ok(())
+            }
+            .map_err(|problem| match problem {
+                patch::Problem::Malformed(message) => Failure::bad_request(message),
+                patch::Problem::Unfit => Failure::unfit_patch(),
+            })?;
             labels_checked(resource, name, &object)?;
+            environment_checked(resource, name, &object)?;
             merged(resource, stored, object, status);
             Ok(())
         })?;
@@ -537,18 +595,51 @@ impl Api {
     fn delete(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
         let Info { namespace, name, .. } = call.info;
         let options = if call.body.is_empty() { json!({}) } else { call.object("DeleteOptions")? };
-        let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
-        let conditions = Preconditions {
-            uid: text(&options["preconditions"]["uid"]),
-            resource_version: text(&options["preconditions"]["resourceVersion"]),
-            dry_run: call.dry_run() || options["dryRun"] == json!(["All"]),
-        };
-        let object = self.store.remove(resource, namespace, name, &conditions)?;
+        let dry_run = call.dry_run() || options["dryRun"] == json!(["All"]);
+        let conditions = Preconditions { dry_run, ..Preconditions::of(&options) };
         // A pod is answered with itself: it goes gracefully.
         if resource.plural == "pods" {
-            return Ok(sent(StatusCode::OK, resource, &object));
+            let pod = self.delete_pod(namespace, name, &options, &conditions)?;
+            return Ok(sent(StatusCode::OK, resource, &pod));
         }
+        let object = self.store.remove(resource, namespace, name, &conditions)?;
         Ok(deleted(name, resource.group, resource.plural, metadata(&object.value(), "uid")))
+    }
+
+    /// Deletes a pod, as a controller does.
+    pub(crate) fn delete_pod_gracefully(&self, namespace: &str, name: &str) {
+        // It may be gone already.
+        let _ = self.delete_pod(namespace, name, &json!({}), &Preconditions::default());
+    }
+
+    /// Deletes a pod: at once, or as soon as its node lets it go.
+    fn delete_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        options: &Value,
+        conditions: &Preconditions,
+    ) -> Result<Object, Failure> {
+        let pods = Resource::find("", "pods").ok_or_else(Failure::no_such_resource)?;
+        let found = self.store.find(pods, namespace, name).ok_or_else(|| Failure::not_found(pods, name))?;
+        let pod = found.value();
+        let scheduled = pod["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
+        let grace = options["gracePeriodSeconds"]
+            .as_i64()
+            .or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64())
+            .unwrap_or(30);
+        if conditions.dry_run || !self.settings().nodes || !scheduled || grace == 0 {
+            return self.store.remove(pods, namespace, name, conditions);
+        }
+        self.store.modify(pods, namespace, name, |pod| {
+            conditions.check(pods, name, pod)?;
+            if !evict::terminating(pod) {
+                let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(grace);
+                pod["metadata"]["deletionTimestamp"] = timestamp(end).into();
+                pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+            }
+            Ok(())
+        })
     }
 
     fn review(&self, call: &Call<'_>) -> Result<Response<Body>, Failure> {
@@ -748,6 +839,12 @@ fn selector(query: &Query) -> Result<Selector, Failure> {
     Selector::parse(parameter("labelSelector"), parameter("fieldSelector"))
 }
 
+/// Whether the objects of this resource have a generation from the start.
+fn counts_generations(resource: &Resource) -> bool {
+    resource.status
+        && (["apps", "policy"].contains(&resource.group) || OPERATOR_GROUPS.contains(&resource.group))
+}
+
 /// Checks that the parts of an object have the types they must have.
 fn checked(resource: &Resource, object: &Value) -> Result<(), Failure> {
     let kind = resource.kind;
@@ -800,6 +897,23 @@ fn labels_checked(resource: &Resource, name: &str, object: &Value) -> Result<(),
     Ok(())
 }
 
+/// Checks that no variable of a workload's containers has two values: a patch easily gives it a second one.
+fn environment_checked(resource: &Resource, name: &str, object: &Value) -> Result<(), Failure> {
+    let containers = object["spec"]["template"]["spec"]["containers"].as_array().into_iter().flatten();
+    for (number, container) in containers.enumerate() {
+        for (index, variable) in container["env"].as_array().into_iter().flatten().enumerate() {
+            if variable["valueFrom"].is_object()
+                && variable["value"].as_str().is_some_and(|value| !value.is_empty())
+            {
+                let field = format!("spec.template.spec.containers[{number}].env[{index}].valueFrom");
+                let problem = "Invalid value: \"\": may not be specified when `value` is not empty";
+                return Err(Failure::invalid(resource, name, "FieldValueInvalid", &field, problem, 1));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Puts a new version of an object, or only its status, in place of the stored one.
 fn merged(resource: &Resource, stored: &mut Value, mut object: Value, status: bool) {
     for field in ["uid", "creationTimestamp", "namespace", "generation"] {
@@ -840,26 +954,6 @@ fn replaced(stored: &mut Value, object: Value) {
         stored.extend(object);
         stored.shift_remove("kind");
         stored.shift_remove("apiVersion");
-    }
-}
-
-/// Applies a JSON merge patch.
-fn merge(value: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *value = patch.clone();
-        return;
-    };
-    if !value.is_object() {
-        *value = json!({});
-    }
-    if let Some(fields) = value.as_object_mut() {
-        for (field, change) in patch {
-            if change.is_null() {
-                fields.shift_remove(field);
-            } else {
-                merge(fields.entry(field.as_str()).or_insert(Value::Null), change);
-            }
-        }
     }
 }
 

@@ -107,6 +107,26 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(name, resource.group, resource.plural)
     }
 
+    pub(crate) fn unfit_patch() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about("", "", "")
+    }
+
+    /// An eviction that a budget does not allow.
+    pub(crate) fn disruption(budget: &str, needed: i64, healthy: i64) -> Self {
+        let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let cause =
+            format!("The disruption budget {budget} needs {needed} healthy pods and has {healthy} currently");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message)
+            .about("", "", "")
+            .because(&[json!({ "reason": "DisruptionBudget", "message": cause })])
+    }
+
+    pub(crate) fn several_budgets() -> Self {
+        let message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+
     pub(crate) fn modified(resource: &Resource, name: &str) -> Self {
         let message = format!(
             "Operation cannot be fulfilled on {} {name:?}: the object has been modified; please apply your changes to \

@@ -64,6 +64,27 @@ pub(crate) struct Preconditions {
     pub(crate) dry_run: bool,
 }
 
+impl Preconditions {
+    /// The preconditions in the options of a deletion.
+    pub(crate) fn of(options: &Value) -> Self {
+        let text = |field: &str| options["preconditions"][field].as_str().map(ToOwned::to_owned);
+        Self { uid: text("uid"), resource_version: text("resourceVersion"), dry_run: false }
+    }
+
+    /// Fails if they do not hold for an object.
+    pub(crate) fn check(&self, resource: &Resource, name: &str, object: &Value) -> Result<(), Failure> {
+        for (what, wanted, found) in [
+            ("UID", &self.uid, metadata(object, "uid")),
+            ("ResourceVersion", &self.resource_version, metadata(object, "resourceVersion")),
+        ] {
+            if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+                return Err(Failure::precondition(resource, name, what, wanted, found));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A page of a list.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
@@ -216,6 +237,14 @@ impl Store {
         objects.into_iter().flat_map(BTreeMap::values).map(Object::value).collect()
     }
 
+    /// All objects of this resource in a namespace, in the order of their names.
+    #[must_use]
+    pub fn in_namespace(&self, resource: &str, namespace: &str) -> Vec<Value> {
+        let resource = Resource::named(resource).expect("a resource of the sandbox");
+        let page = self.page(resource, namespace, None, None, usize::MAX, None).unwrap_or_default();
+        page.items.iter().map(Object::value).collect()
+    }
+
     /// `namespace/name`, or the name of cluster-scoped objects, of all objects of this resource.
     #[must_use]
     pub fn names(&self, resource: &str) -> Vec<String> {
@@ -354,15 +383,7 @@ impl Store {
         let mut state = lock(&self.state);
         let key = key(resource, namespace, name);
         let before = state.get(resource, &key).cloned().ok_or_else(|| Failure::not_found(resource, name))?;
-        let object = before.value();
-        for (what, wanted, found) in [
-            ("UID", &conditions.uid, metadata(&object, "uid")),
-            ("ResourceVersion", &conditions.resource_version, metadata(&object, "resourceVersion")),
-        ] {
-            if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
-                return Err(Failure::precondition(resource, name, what, wanted, found));
-            }
-        }
+        conditions.check(resource, name, &before.value())?;
         if !conditions.dry_run {
             state.revision += 1;
             state.record(resource, key, Some(before.clone()), None);
@@ -449,6 +470,16 @@ impl Store {
         let changes =
             state.history.range(first..).filter(|change| change.resource == resource).cloned().collect();
         Ok((changes, state.revision))
+    }
+
+    /// Whether something has changed after a revision that `wanted` is true for (asked with the resource and the key), and
+    /// the current revision.
+    pub(crate) fn touched(&self, after: u64, wanted: fn(&str, &str) -> bool) -> (bool, u64) {
+        let state = lock(&self.state);
+        let first = state.history.partition_point(|change| change.revision <= after);
+        let touched = after < state.compacted
+            || state.history.range(first..).any(|change| wanted(change.resource.plural, &change.key));
+        (touched, state.revision)
     }
 
     /// Tells when the revision changes.

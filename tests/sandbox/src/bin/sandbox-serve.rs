@@ -54,6 +54,7 @@ async fn main() {
         replicas: args.replicas,
         storage_dir: Some(dir.join("registry")),
         registry_tls: !args.insecure,
+        ..ClusterConfig::default()
     };
     let config = if with_registry { config.with_installed_registry() } else { config };
     let cluster = Cluster::start(config);

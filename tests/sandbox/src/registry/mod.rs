@@ -11,6 +11,7 @@ mod access;
 mod answer;
 mod cache;
 pub mod client;
+mod config;
 mod digest;
 mod docker;
 mod manifest;
@@ -23,8 +24,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
+pub use self::config::{RedisCache, RegistryConfig, configured};
 pub use self::digest::Digest;
 pub use self::docker::docker_registry_binary;
 pub use self::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
@@ -54,37 +55,6 @@ impl Backend {
     #[must_use]
     pub fn installed() -> Self {
         docker_registry_binary().map_or(Self::InProcess, |binary| Self::DockerRegistry { binary })
-    }
-}
-
-/// How a registry is set up.
-#[derive(Clone, Debug)]
-pub struct RegistryConfig {
-    /// How long an entry of a digest cache lives, from when it is first put in; zero turns the cache off
-    /// (`openshift.cache.blobrepositoryttl`).
-    pub ttl: Duration,
-    /// No digest cache (`openshift.cache.disabled`).
-    pub cache_disabled: bool,
-    /// Refuses every change except `/admin/blobs/` (`storage.maintenance.readonly`).
-    pub readonly: bool,
-    /// Whether links may be deleted (`storage.delete.enabled`).
-    pub delete_enabled: bool,
-    /// The host in the pull specs of the images that are pushed.
-    pub server_address: String,
-    /// What moves the bytes.
-    pub backend: Backend,
-}
-
-impl Default for RegistryConfig {
-    fn default() -> Self {
-        Self {
-            ttl: Duration::from_secs(600),
-            cache_disabled: false,
-            readonly: false,
-            delete_enabled: true,
-            server_address: "image-registry.openshift-image-registry.svc:5000".to_owned(),
-            backend: Backend::InProcess,
-        }
     }
 }
 
@@ -130,7 +100,14 @@ impl Registry {
     /// One more replica, with a cache of its own; they are numbered from 0.
     #[must_use]
     pub fn replica(&self) -> Replica {
-        Replica::new(self.shared.clone(), self.shared.replicas.fetch_add(1, Ordering::Relaxed))
+        self.replica_with(self.shared.config.clone())
+    }
+
+    /// One more replica with a configuration of its own, as old and new pods have during a rollout. The backend is the
+    /// registry's all the same.
+    #[must_use]
+    pub fn replica_with(&self, config: RegistryConfig) -> Replica {
+        Replica::new(self.shared.clone(), config, self.shared.replicas.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The storage that all replicas share.

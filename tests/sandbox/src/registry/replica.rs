@@ -16,7 +16,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::Shared;
 use super::access::{ANONYMOUS_TOKEN, Access, Credentials, Granted, authorize};
 use super::answer::{
     API_VERSION, Answer, CONTENT_DIGEST, Code, Fault, SIGNATURES, created, empty, errors, finish, json_line,
@@ -27,6 +26,7 @@ use super::digest::Digest;
 use super::docker::DockerRegistry;
 use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, Manifest, OCI_INDEX, OCI_MANIFEST};
 use super::storage::{Link, Storage, data_path, link_path};
+use super::{RegistryConfig, Shared};
 use crate::fault::Faults;
 use crate::log::{RequestLog, Server};
 use crate::registry_backend::Cluster;
@@ -46,6 +46,7 @@ const CATALOG_PAGE: usize = 100;
 #[derive(Clone)]
 pub struct Replica {
     pub(super) shared: Arc<Shared>,
+    pub(super) config: Arc<RegistryConfig>,
     cache: Arc<DigestCache>,
     number: usize,
 }
@@ -151,15 +152,21 @@ impl Route {
 }
 
 impl Replica {
-    pub(super) fn new(shared: Arc<Shared>, number: usize) -> Self {
-        let ttl = if shared.config.cache_disabled { Duration::ZERO } else { shared.config.ttl };
-        Self { shared, cache: Arc::new(DigestCache::new(ttl)), number }
+    pub(super) fn new(shared: Arc<Shared>, config: RegistryConfig, number: usize) -> Self {
+        let ttl = if config.cache_disabled { Duration::ZERO } else { config.ttl };
+        Self { shared, config: Arc::new(config), cache: Arc::new(DigestCache::new(ttl)), number }
     }
 
     /// The number under which its requests are logged.
     #[must_use]
     pub fn number(&self) -> usize {
         self.number
+    }
+
+    /// How it is set up.
+    #[must_use]
+    pub fn config(&self) -> &RegistryConfig {
+        &self.config
     }
 
     /// Forgets everything, as a new process would.
@@ -247,7 +254,7 @@ impl Replica {
     }
 
     async fn handled(&self, route: &Route, call: Call<'_>, granted: Granted) -> Result<Answer, Fault> {
-        let readonly = self.shared.config.readonly;
+        let readonly = self.config.readonly;
         match route {
             Route::Base => {
                 let mut answer = with_body(StatusCode::OK, "{}");
@@ -446,7 +453,7 @@ impl Replica {
         digest: &Digest,
         call: &Call<'_>,
     ) -> Result<Answer, Fault> {
-        if !self.shared.config.delete_enabled {
+        if !self.config.delete_enabled {
             return Err(Fault::new(Code::Unsupported));
         }
         if self.stat(Link::Layer, repository, digest).is_none() {
@@ -593,7 +600,7 @@ impl Replica {
                 .ok_or_else(|| Fault::with_detail(Code::Unknown, json!({})))?;
         }
         let digest = &manifest.digest;
-        let pull_spec = format!("{}/{repository}@{digest}", self.shared.config.server_address);
+        let pull_spec = format!("{}/{repository}@{digest}", self.config.server_address);
         let (namespace, name) = namespace_and_name(repository);
         self.cluster().image_pushed(namespace, name, tag, manifest.image(&pull_spec, &config));
         Ok(created(&format!("{}/v2/{repository}/manifests/{digest}", call.base), digest))
@@ -643,7 +650,7 @@ impl Replica {
         let Some(digest) = Digest::parse(reference) else { return Ok(empty(StatusCode::ACCEPTED)) };
         let (namespace, name) = namespace_and_name(repository);
         let listed = self.cluster().stream_names_image(namespace, name, digest.as_str());
-        if listed || !self.shared.config.delete_enabled {
+        if listed || !self.config.delete_enabled {
             return Err(Fault::new(Code::Unsupported));
         }
         if self.stat(Link::Manifest, repository, &digest).is_none() {

@@ -23,7 +23,7 @@ impl Replica {
         granted: &Granted,
     ) -> Result<Answer, Fault> {
         let reads = matches!(*call.method, Method::GET | Method::HEAD);
-        if self.shared.config.readonly && !reads {
+        if self.config.readonly && !reads {
             return Ok(method_not_allowed("GET, HEAD"));
         }
         if id.is_none()
