@@ -1,10 +1,20 @@
-//! Finds the registry's pods and configuration, as far as the present rights reach.
+//! Finds the registry's pods and configuration, as far as the present rights reach, and asks which rights these are.
 
-use crate::cluster::{ApiError, ApiRequest, Cluster};
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures::future::{join, join_all};
+use http::Method;
+use secrecy::SecretString;
+
+use crate::cache::redis::RedisAddress;
+use crate::cluster::{ApiError, ApiRequest, Cluster, Retry};
 use crate::text::sanitize;
 
 use super::caches::{CacheConfig, cache_of};
-use super::objects::{self, Pod, Rule, Workload};
+use super::environment::{Declared, Objects, Origin, Source};
+use super::objects::{self, ManagementState, Operator, Pod, Reading, Workload, WorkloadKind};
+use super::rights::{Right, Rights, Rule, Verdict, verdict};
 
 /// What selects the registry's pods where no workload says otherwise.
 const LABELS: &str = "docker-registry=default";
@@ -12,7 +22,10 @@ const LABELS: &str = "docker-registry=default";
 /// The registry of clusters before the operator.
 const OLD: (&str, &str) = ("default", "docker-registry");
 
-/// Where the registry runs.
+/// The API group of the image-registry operator.
+const OPERATOR_GROUP: &str = "imageregistry.operator.openshift.io";
+
+/// Where the registry runs. Both names are parts of paths: they must be valid as such.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The namespace.
@@ -35,20 +48,13 @@ impl Place {
     }
 }
 
-/// What was asked of the API server, or why it is not known.
+/// How the workload, or one of its pods, is configured.
 #[derive(Debug, Clone)]
-pub enum Reading<T> {
-    /// It is there.
-    Is(T),
-    /// It is not there.
-    Absent,
-    /// It could not be read: count with it.
-    Unreadable {
-        /// What the server said.
-        why: String,
-        /// The right that would allow it, if a right is missing.
-        rule: Option<Rule>,
-    },
+pub struct Configuration {
+    /// The pod; absent for the workload's template, which new pods are made from.
+    pub pod: Option<String>,
+    /// What it makes of the caches.
+    pub caches: CacheConfig,
 }
 
 /// The registry as the API server shows it.
@@ -62,106 +68,229 @@ pub struct Discovery {
     pub pods: Reading<Vec<Pod>>,
     /// What selects the pods.
     pub selector: String,
+    /// The operator's configuration; [`Reading::Absent`] if the cluster has no such operator.
+    pub operator: Reading<Operator>,
+    /// The template's configuration, if that could be read, then those of the pods.
+    pub configurations: Vec<Configuration>,
+    /// The Secrets and `ConfigMap`s that were needed for that, and whether they could be read.
+    pub sources: Vec<(Source, Reading<()>)>,
 }
 
 impl Discovery {
-    /// Which caches it has; `None` if the workload is not known.
+    /// Which caches it has: the worst of what the workload's template and the pods, which may be of an earlier one,
+    /// have. `None` if neither is known.
     #[must_use]
     pub fn caches(&self) -> Option<CacheConfig> {
-        match &self.workload {
-            Reading::Is(workload) => Some(cache_of(&workload.environment)),
-            Reading::Absent | Reading::Unreadable { .. } => None,
+        let mut all = self.configurations.iter().map(|configuration| &configuration.caches);
+        let first = all.next()?.clone();
+        Some(all.fold(first, CacheConfig::or_worse))
+    }
+
+    /// Whether there surely is no registry here: neither a workload nor a pod.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!((&self.workload, &self.pods), (Reading::Absent, Reading::Absent))
+    }
+
+    /// How to reach the Redis that the replicas share; `None` if there is none, or something needed for it is not
+    /// known: see [`Discovery::redis_unknowns`].
+    #[must_use]
+    pub fn redis_address(&self) -> Option<RedisAddress> {
+        self.redis().ok().flatten()
+    }
+
+    /// What is not known of a Redis that is there or may be there; empty if all is known, or there surely is none.
+    #[must_use]
+    pub fn redis_unknowns(&self) -> Vec<String> {
+        self.redis().err().unwrap_or_default()
+    }
+
+    fn redis(&self) -> Result<Option<RedisAddress>, Vec<String>> {
+        use super::caches::DescriptorCache;
+        let Some(caches) = self.caches() else { return Err(self.why_unknown()) };
+        match caches.descriptor_cache {
+            DescriptorCache::Unknown(source) => {
+                return Err(vec![format!(
+                    "whether there is a Redis stands in {source}, which cannot be read"
+                )]);
+            }
+            DescriptorCache::Redis(_) => {}
+            DescriptorCache::InMemory | DescriptorCache::Absent | DescriptorCache::DoesNotStart(_) => {
+                return Ok(None);
+            }
         }
+        // The template comes first: its password is the newest one.
+        let mut all = self.configurations.iter().filter_map(|configuration| configuration.caches.redis());
+        let Some(first) = all.next() else { return Ok(None) };
+        let address = first.address()?;
+        for other in all {
+            // Two passwords for the same place are an old and a new one.
+            if other.address()?.to_string() != address.to_string() {
+                return Err(vec!["pods of different configurations use different ones".to_owned()]);
+            }
+        }
+        Ok(Some(address))
+    }
+
+    fn why_unknown(&self) -> Vec<String> {
+        match (&self.workload, &self.pods) {
+            (Reading::Unreadable { why, .. }, _) | (_, Reading::Unreadable { why, .. }) => vec![why.clone()],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the operator may write the Deployment again when it is changed. What cannot be read may be so.
+    #[must_use]
+    pub fn may_be_managed(&self) -> bool {
+        // It knows no other registry.
+        self.place == Place::default()
+            && match &self.operator {
+                Reading::Is(operator) => !matches!(
+                    operator.management_state,
+                    ManagementState::Unmanaged | ManagementState::Removed
+                ),
+                Reading::Absent => false,
+                Reading::Unreadable { .. } => true,
+            }
     }
 
     /// The rights that would show what is hidden now, each once.
     #[must_use]
     pub fn missing_rules(&self) -> Vec<Rule> {
-        let mut rules = Vec::new();
-        match &self.workload {
-            Reading::Unreadable { rule, .. } => rules.extend(rule.clone()),
-            Reading::Is(workload) => {
-                let environment = &workload.environment;
-                let elsewhere = environment.variables.iter().filter_map(|(name, value)| match value {
-                    objects::Value::Elsewhere(source) if matters(name) => Some(source),
-                    _ => None,
-                });
-                let bulk = environment.bulk.iter().map(|(_, source)| source);
-                let sources = elsewhere.chain(bulk).chain(&environment.file);
-                rules.extend(sources.filter_map(objects::Source::rule));
-            }
-            Reading::Absent => {}
-        }
-        if let Reading::Unreadable { rule, .. } = &self.pods {
-            rules.extend(rule.clone());
-        }
-        rules.sort();
-        rules.dedup();
-        rules
+        let sources = self.sources.iter().filter_map(|(_, reading)| reading.missing_rule());
+        let rules: BTreeSet<&Rule> =
+            [self.workload.missing_rule(), self.pods.missing_rule(), self.operator.missing_rule()]
+                .into_iter()
+                .flatten()
+                .chain(sources)
+                .collect();
+        rules.into_iter().cloned().collect()
     }
-}
-
-/// Whether a variable says something about caches. The others may be as secret as they like.
-fn matters(name: &str) -> bool {
-    ["REGISTRY_STORAGE_CACHE", "REGISTRY_OPENSHIFT_CACHE", "REGISTRY_REDIS"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
 }
 
 /// Looks for the registry. What cannot be read is part of the result.
 pub async fn discover(cluster: &Cluster, place: &Place) -> Discovery {
-    let mut place = place.clone();
-    let mut workload = read(
-        cluster,
-        &format!("/apis/apps/v1/namespaces/{}/deployments/{}", place.namespace, place.deployment),
-        rule("get", "apps", "deployments", &place),
-        objects::deployment,
-    )
-    .await;
-    if matches!(workload, Reading::Absent) {
-        let mut candidates = vec![place.clone()];
-        if place == Place::default() {
-            candidates.push(Place { namespace: OLD.0.to_owned(), deployment: OLD.1.to_owned() });
-        }
-        for candidate in candidates {
-            let Place { namespace, deployment } = &candidate;
-            let found = read(
-                cluster,
-                &format!("/apis/apps.openshift.io/v1/namespaces/{namespace}/deploymentconfigs/{deployment}"),
-                rule("get", "apps.openshift.io", "deploymentconfigs", &candidate),
-                objects::deployment_config,
-            )
-            .await;
-            if matches!(found, Reading::Is(_)) {
-                place = candidate;
-                workload = found;
-                break;
-            }
-        }
-    }
+    let (found, operator) = join(workload(cluster, place), operator(cluster)).await;
+    let (place, workload) = found;
     let selector = match &workload {
         Reading::Is(Workload { selector, .. }) if !selector.is_empty() => selector.clone(),
         _ => LABELS.to_owned(),
     };
-    let pods = match pods(cluster, &place, &selector).await {
+    let pods = match declared_pods(cluster, &place, &selector).await {
         Reading::Is(pods) if pods.is_empty() => Reading::Absent,
         reading => reading,
     };
-    Discovery { place, workload, pods, selector }
+    let template = workload.get().map(|workload| (None, &workload.declared));
+    let of_pods = pods.get().into_iter().flatten().map(|(pod, declared)| (Some(pod.name.clone()), declared));
+    let declared: Vec<(Option<String>, &Declared)> = template.into_iter().chain(of_pods).collect();
+    let sources: BTreeSet<Source> = declared.iter().flat_map(|(_, declared)| declared.sources()).collect();
+    let objects: Objects = join_all(sources.into_iter().map(|source| async {
+        let reading = object(cluster, &source).await;
+        (source, reading)
+    }))
+    .await
+    .into_iter()
+    .collect();
+    let configurations = declared
+        .into_iter()
+        .map(|(pod, declared)| Configuration { pod, caches: cache_of(&declared.resolve(&objects)) })
+        .collect();
+    let pods = match pods {
+        Reading::Is(pods) => Reading::Is(pods.into_iter().map(|(pod, _)| pod).collect()),
+        Reading::Absent => Reading::Absent,
+        Reading::Unreadable { why, rule } => Reading::Unreadable { why, rule },
+    };
+    let sources = objects.into_iter().map(|(source, reading)| (source, without_value(reading))).collect();
+    Discovery { place, workload, pods, selector, operator, configurations, sources }
+}
+
+fn without_value<T>(reading: Reading<T>) -> Reading<()> {
+    match reading {
+        Reading::Is(_) => Reading::Is(()),
+        Reading::Absent => Reading::Absent,
+        Reading::Unreadable { why, rule } => Reading::Unreadable { why, rule },
+    }
+}
+
+/// The workload, and where it is: the `DeploymentConfig` of old clusters is looked for, too.
+async fn workload(cluster: &Cluster, place: &Place) -> (Place, Reading<Workload>) {
+    let Place { namespace, deployment } = place;
+    let found = read(
+        cluster,
+        &format!("/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}"),
+        workload_rule("get", WorkloadKind::Deployment, place),
+        objects::deployment,
+    )
+    .await;
+    if !matches!(found, Reading::Absent) {
+        return (place.clone(), found);
+    }
+    let mut candidates = vec![place.clone()];
+    if *place == Place::default() {
+        candidates.push(Place { namespace: OLD.0.to_owned(), deployment: OLD.1.to_owned() });
+    }
+    for candidate in candidates {
+        let Place { namespace, deployment } = &candidate;
+        let found = read(
+            cluster,
+            &format!("/apis/apps.openshift.io/v1/namespaces/{namespace}/deploymentconfigs/{deployment}"),
+            workload_rule("get", WorkloadKind::DeploymentConfig, &candidate),
+            objects::deployment_config,
+        )
+        .await;
+        if matches!(found, Reading::Is(_)) {
+            return (candidate, found);
+        }
+    }
+    (place.clone(), found)
+}
+
+async fn operator(cluster: &Cluster) -> Reading<Operator> {
+    let path = format!("/apis/{OPERATOR_GROUP}/v1/configs/cluster");
+    read(cluster, &path, operator_rule("get"), objects::operator).await
+}
+
+/// Reads a Secret or a `ConfigMap`.
+async fn object(cluster: &Cluster, source: &Source) -> Reading<BTreeMap<String, SecretString>> {
+    let (Some(resource), Some(rule)) = (source.resource(), source.rule()) else {
+        return Reading::Unreadable { why: "only the pod itself knows it".to_owned(), rule: None };
+    };
+    let decode = if source.origin == Origin::Secret { objects::secret } else { objects::config_map };
+    let path = format!("/api/v1/namespaces/{}/{resource}/{}", source.namespace, source.name);
+    match read(cluster, &path, rule, decode).await {
+        // What the decoder says may repeat what it read.
+        Reading::Unreadable { rule: None, why } if why.starts_with(UNDECODABLE) => {
+            Reading::Unreadable { why: UNDECODABLE.to_owned(), rule: None }
+        }
+        reading => reading,
+    }
 }
 
 /// Lists the registry's pods. Never from a cache of the server: a pod that has an address must not be missed.
 pub(in crate::cache) async fn pods(cluster: &Cluster, place: &Place, selector: &str) -> Reading<Vec<Pod>> {
-    let selector: String = url::form_urlencoded::byte_serialize(selector.as_bytes()).collect();
-    let path = format!("/api/v1/namespaces/{}/pods?labelSelector={selector}", place.namespace);
-    let rule = Rule { name: None, ..rule("list", "", "pods", place) };
-    read(cluster, &path, rule, objects::pods).await
+    match declared_pods(cluster, place, selector).await {
+        Reading::Is(pods) => Reading::Is(pods.into_iter().map(|(pod, _)| pod).collect()),
+        Reading::Absent => Reading::Absent,
+        Reading::Unreadable { why, rule } => Reading::Unreadable { why, rule },
+    }
 }
 
-fn rule(verb: &'static str, group: &'static str, resource: &'static str, place: &Place) -> Rule {
-    let Place { namespace, deployment } = place;
-    Rule { verb, group, resource, namespace: namespace.clone(), name: Some(deployment.clone()) }
+async fn declared_pods(cluster: &Cluster, place: &Place, selector: &str) -> Reading<Vec<(Pod, Declared)>> {
+    let selector: String = url::form_urlencoded::byte_serialize(selector.as_bytes()).collect();
+    let path = format!("/api/v1/namespaces/{}/pods?labelSelector={selector}", place.namespace);
+    read(cluster, &path, Rule::namespaced("list", "", "pods", &place.namespace), objects::pods).await
 }
+
+fn workload_rule(verb: &'static str, kind: WorkloadKind, place: &Place) -> Rule {
+    let (group, resource) = kind.resource();
+    Rule::namespaced(verb, group, resource, &place.namespace).of(&place.deployment)
+}
+
+fn operator_rule(verb: &'static str) -> Rule {
+    Rule::cluster_wide(verb, OPERATOR_GROUP, "configs").of("cluster")
+}
+
+const UNDECODABLE: &str = "the answer cannot be decoded";
 
 async fn read<T>(
     cluster: &Cluster,
@@ -172,12 +301,74 @@ async fn read<T>(
     match cluster.request(ApiRequest::get(path)).await {
         Ok(answer) => match decode(&answer.body) {
             Ok(value) => Reading::Is(value),
-            Err(error) => Reading::Unreadable { why: sanitize(&error.to_string()), rule: None },
+            Err(error) => Reading::Unreadable {
+                why: format!("{UNDECODABLE}: {}", sanitize(&error.to_string())),
+                rule: None,
+            },
         },
         Err(ApiError::NotFound { .. }) => Reading::Absent,
         Err(error) => {
             let rule = matches!(error, ApiError::Forbidden { .. }).then_some(rule);
             Reading::Unreadable { why: error.to_string(), rule }
         }
+    }
+}
+
+/// The rights that the cache step may need, with what they are good for.
+fn questions(found: &Discovery) -> Vec<(Rule, &'static str)> {
+    let Discovery { place, workload, sources, .. } = found;
+    let kind = workload.get().map_or(WorkloadKind::Deployment, |workload| workload.kind);
+    let in_namespace = |verb, resource| Rule::namespaced(verb, "", resource, &place.namespace);
+    let mut questions = vec![
+        (in_namespace("list", "pods"), "find the replicas"),
+        (workload_rule("get", kind, place), "read the registry's configuration"),
+    ];
+    let of_sources = sources.iter().filter_map(|(source, _)| source.rule());
+    questions.extend(of_sources.map(|rule| (rule, "read the registry's configuration")));
+    questions.extend([
+        (
+            Rule::cluster_wide("delete", "image.openshift.io", "images"),
+            "prune in the registry, and make replicas forget",
+        ),
+        (
+            Rule::cluster_wide("get", "image.openshift.io", "imagestreams").subresource("layers"),
+            "ask replicas what they still answer for",
+        ),
+        (in_namespace("get", "pods").subresource("portforward"), "reach replicas from outside the cluster"),
+        (
+            in_namespace("create", "pods").subresource("portforward"),
+            "reach replicas from outside the cluster",
+        ),
+        (in_namespace("get", "services"), "reach a Redis from outside the cluster"),
+        (workload_rule("patch", kind, place), "restart the replicas"),
+        (operator_rule("get"), "restart what the operator manages"),
+        (operator_rule("update"), "restart what the operator manages"),
+        (in_namespace("create", "pods").subresource("eviction"), "replace replicas one by one"),
+        (in_namespace("delete", "pods"), "replace replicas one by one"),
+    ]);
+    questions
+}
+
+/// Asks the API server what the present user may do of what the cache step may need: all at once.
+pub async fn rights(cluster: &Cluster, found: &Discovery) -> Rights {
+    let asked = questions(found).into_iter().map(|(rule, purpose)| async move {
+        let verdict = ask(cluster, &rule).await;
+        Right { rule, purpose, verdict }
+    });
+    Rights(join_all(asked).await)
+}
+
+async fn ask(cluster: &Cluster, rule: &Rule) -> Verdict {
+    let request = ApiRequest {
+        body: Some(Bytes::from(rule.review().to_string())),
+        // A question leaves nothing behind.
+        retry: Retry::Idempotent,
+        ..ApiRequest::new(Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+    };
+    match cluster.request(request).await {
+        Ok(answer) => {
+            verdict(&answer.body).unwrap_or_else(|error| Verdict::NotKnown(sanitize(&error.to_string())))
+        }
+        Err(error) => Verdict::NotKnown(error.to_string()),
     }
 }

@@ -1,0 +1,249 @@
+//! What the present user may do: the rules that the cache step needs, as data. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A right, as a rule of a role gives it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// `get`, `list`, `create`, ….
+    pub verb: &'static str,
+    /// The API group; empty for core.
+    pub group: &'static str,
+    /// The resource, plural.
+    pub resource: &'static str,
+    /// The subresource; empty for the resource itself.
+    pub subresource: &'static str,
+    /// The namespace; absent for the whole cluster.
+    pub namespace: Option<String>,
+    /// The only object that it is needed for; all of them if absent.
+    pub name: Option<String>,
+}
+
+impl Rule {
+    /// A right in one namespace.
+    #[must_use]
+    pub fn namespaced(
+        verb: &'static str,
+        group: &'static str,
+        resource: &'static str,
+        namespace: &str,
+    ) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..Self::cluster_wide(verb, group, resource) }
+    }
+
+    /// A right in all namespaces, or to what is in none.
+    #[must_use]
+    pub fn cluster_wide(verb: &'static str, group: &'static str, resource: &'static str) -> Self {
+        Self { verb, group, resource, subresource: "", namespace: None, name: None }
+    }
+
+    /// The same for one object alone.
+    #[must_use]
+    pub fn of(self, name: &str) -> Self {
+        Self { name: Some(name.to_owned()), ..self }
+    }
+
+    /// The same for a subresource.
+    #[must_use]
+    pub fn subresource(self, subresource: &'static str) -> Self {
+        Self { subresource, ..self }
+    }
+
+    /// The resource as a role or `oc create role --resource` names it: `pods/eviction`, `deployments.apps`.
+    #[must_use]
+    pub fn qualified(&self) -> String {
+        let Self { group, resource, subresource, .. } = self;
+        let dot = if group.is_empty() { "" } else { "." };
+        let slash = if subresource.is_empty() { "" } else { "/" };
+        format!("{resource}{dot}{group}{slash}{subresource}")
+    }
+
+    /// The command by which an administrator gives a user this right, `<user>` being the user's name.
+    #[must_use]
+    pub fn command(&self) -> String {
+        if let Some(role) = self.known_role() {
+            return format!("oc adm policy add-cluster-role-to-user {role} <user>");
+        }
+        let Self { verb, resource, subresource, namespace, name, .. } = self;
+        let mut role = format!("prune-images-{verb}-{resource}");
+        for part in
+            [Some(*subresource), name.as_deref()].into_iter().flatten().filter(|part| !part.is_empty())
+        {
+            role.push('-');
+            role.push_str(part);
+        }
+        let resource = self.qualified();
+        let only = name.as_ref().map(|name| format!(" --resource-name={name}")).unwrap_or_default();
+        match namespace {
+            Some(namespace) => format!(
+                "oc create role {role} --verb={verb} --resource={resource}{only} -n {namespace} && \
+                 oc adm policy add-role-to-user {role} <user> --role-namespace={namespace} -n {namespace}"
+            ),
+            None => format!(
+                "oc create clusterrole {role} --verb={verb} --resource={resource}{only} && \
+                 oc adm policy add-cluster-role-to-user {role} <user>"
+            ),
+        }
+    }
+
+    /// The role of every cluster that has the right and little else.
+    fn known_role(&self) -> Option<&'static str> {
+        match (self.verb, self.group, self.resource, self.subresource) {
+            ("get", "image.openshift.io", "imagestreams", "layers") => Some("system:image-puller"),
+            ("delete", "image.openshift.io", "images", "")
+            | ("get" | "list", "", "pods", "")
+            | ("get", "apps", "deployments", "")
+            | ("get", "apps.openshift.io", "deploymentconfigs", "") => Some("system:image-pruner"),
+            _ => None,
+        }
+    }
+
+    /// The `SelfSubjectAccessReview` that asks for it.
+    pub(super) fn review(&self) -> serde_json::Value {
+        let mut attributes = serde_json::Map::new();
+        for (name, value) in [
+            ("verb", self.verb),
+            ("group", self.group),
+            ("resource", self.resource),
+            ("subresource", self.subresource),
+            ("namespace", self.namespace.as_deref().unwrap_or_default()),
+            ("name", self.name.as_deref().unwrap_or_default()),
+        ] {
+            if !value.is_empty() {
+                attributes.insert(name.to_owned(), value.into());
+            }
+        }
+        serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": { "resourceAttributes": attributes },
+        })
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.qualified())?;
+        if let Some(name) = &self.name {
+            write!(f, "/{name}")?;
+        }
+        match &self.namespace {
+            Some(namespace) => write!(f, " in namespace {namespace}"),
+            None => f.write_str(" in the whole cluster"),
+        }
+    }
+}
+
+/// What the API server says about a right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The user has it.
+    Allowed,
+    /// The user does not have it.
+    Denied,
+    /// It did not say: why. Count with either.
+    NotKnown(String),
+}
+
+/// A right that the cache step may need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Right {
+    /// The right.
+    pub rule: Rule,
+    /// What it is good for, in a few words.
+    pub purpose: &'static str,
+    /// Whether the user has it.
+    pub verdict: Verdict,
+}
+
+/// What the present user may do of what the cache step may need.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rights(pub Vec<Right>);
+
+impl Rights {
+    /// Whether the user surely has it. A rule that was not asked about counts as one that is missing.
+    #[must_use]
+    pub fn allow(&self, verb: &str, resource: &str, subresource: &str) -> bool {
+        self.0.iter().any(|right| {
+            let Rule { verb: asked, resource: of, subresource: sub, .. } = right.rule;
+            (asked, of, sub) == (verb, resource, subresource) && right.verdict == Verdict::Allowed
+        })
+    }
+
+    /// Those that the user does not have.
+    pub fn missing(&self) -> impl Iterator<Item = &Right> {
+        self.0.iter().filter(|right| right.verdict == Verdict::Denied)
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+struct Review {
+    status: ReviewStatus,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct ReviewStatus {
+    allowed: bool,
+    evaluation_error: String,
+}
+
+/// Reads the answer to a review. An error in one role does not take away what another one gives.
+pub(super) fn verdict(body: &[u8]) -> Result<Verdict, serde_json::Error> {
+    let Review { status } = serde_json::from_slice(body)?;
+    Ok(match status {
+        ReviewStatus { allowed: true, .. } => Verdict::Allowed,
+        ReviewStatus { evaluation_error, .. } if evaluation_error.is_empty() => Verdict::Denied,
+        ReviewStatus { evaluation_error, .. } => Verdict::NotKnown(crate::text::sanitize(&evaluation_error)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_print_and_say_how_to_give_them() {
+        let secret = Rule::namespaced("get", "", "secrets", "n").of("redis");
+        assert_eq!(secret.to_string(), "get secrets/redis in namespace n");
+        assert_eq!(
+            secret.command(),
+            "oc create role prune-images-get-secrets-redis --verb=get --resource=secrets --resource-name=redis -n n && \
+             oc adm policy add-role-to-user prune-images-get-secrets-redis <user> --role-namespace=n -n n"
+        );
+        let forward = Rule::namespaced("create", "", "pods", "n").subresource("portforward");
+        assert_eq!(forward.to_string(), "create pods/portforward in namespace n");
+        assert!(forward.command().contains("--resource=pods/portforward -n n"), "{}", forward.command());
+        let config =
+            Rule::cluster_wide("update", "imageregistry.operator.openshift.io", "configs").of("cluster");
+        assert_eq!(
+            config.to_string(),
+            "update configs.imageregistry.operator.openshift.io/cluster in the whole cluster"
+        );
+        assert_eq!(
+            config.command(),
+            "oc create clusterrole prune-images-update-configs-cluster --verb=update \
+             --resource=configs.imageregistry.operator.openshift.io --resource-name=cluster && \
+             oc adm policy add-cluster-role-to-user prune-images-update-configs-cluster <user>"
+        );
+        let layers = Rule::cluster_wide("get", "image.openshift.io", "imagestreams").subresource("layers");
+        assert_eq!(layers.to_string(), "get imagestreams.image.openshift.io/layers in the whole cluster");
+        assert_eq!(layers.command(), "oc adm policy add-cluster-role-to-user system:image-puller <user>");
+        assert_eq!(
+            layers.review()["spec"]["resourceAttributes"],
+            serde_json::json!({ "verb": "get", "group": "image.openshift.io", "resource": "imagestreams", "subresource": "layers" })
+        );
+    }
+
+    #[test]
+    fn reviews_that_failed_leave_it_open() {
+        let read = |text: &str| verdict(text.as_bytes()).unwrap();
+        assert_eq!(read(r#"{"status":{"allowed":true,"reason":"RBAC"}}"#), Verdict::Allowed);
+        assert_eq!(read(r#"{"status":{"allowed":false}}"#), Verdict::Denied);
+        let error = r#"{"status":{"allowed":false,"evaluationError":"no\u001b[2J role"}}"#;
+        assert_eq!(read(error), Verdict::NotKnown("no\\u{1b}[2J role".to_owned()));
+    }
+}
