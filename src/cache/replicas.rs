@@ -345,8 +345,8 @@ impl Shared {
             Reading::Absent => Vec::new(),
             Reading::Unreadable { why, .. } => return Err(why),
         };
-        // A pod without an address has been asked nothing.
-        let listed = listed.into_iter().filter(|pod| pod.address.is_some());
+        // A pod without an address has been asked nothing, and memory ends with its process.
+        let listed = listed.into_iter().filter(|pod| pod.address.is_some() && pod.runs);
         let known = self.state().members.clone();
         let members = listed.map(|pod| {
             let before = known.iter().find(|member| member.pod.uid == pod.uid).cloned();

@@ -89,7 +89,7 @@ impl CacheStep {
         tell: &Tell,
     ) -> Result<Self, Failure> {
         let found = discover(cluster, &options.place).await;
-        if options.strategy == Strategy::Auto && is_nowhere(&found) {
+        if options.strategy == Strategy::Auto && found.is_absent() {
             return Ok(Self::nowhere(options, &found));
         }
         let memory = memory(&found);
@@ -519,11 +519,6 @@ fn unread_workload(found: &Discovery) -> String {
     }
 }
 
-/// Whether there is certainly nothing of a registry at the place.
-fn is_nowhere(found: &Discovery) -> bool {
-    matches!(found.workload, Reading::Absent) && matches!(found.pods, Reading::Absent)
-}
-
 /// Which Redis there is, and a connection to it.
 async fn redis(
     cluster: &Cluster,
@@ -532,8 +527,10 @@ async fn redis(
     tell: &Tell,
 ) -> Result<(SharedRedis, Option<SharedCache>), Failure> {
     let detected = match (&options.whereabouts, found.caches().map(|caches| caches.descriptor_cache)) {
-        (Whereabouts::At(_), _) | (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => None,
-        (Whereabouts::Absent, _) | (Whereabouts::Detect, Some(DescriptorCache::InMemory)) => {
+        (Whereabouts::At(_), _) => None,
+        (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => found.redis_address(),
+        (Whereabouts::Absent, _)
+        | (Whereabouts::Detect, Some(DescriptorCache::InMemory | DescriptorCache::Absent)) => {
             return Ok((SharedRedis::Absent, None));
         }
         (Whereabouts::Detect, None) => {
@@ -547,7 +544,7 @@ async fn redis(
         }
     };
     let Some(access) = options.access(detected) else {
-        let why = "its address cannot be read".to_owned();
+        let why = format!("{}; name it: --redis-url=redis://HOST:6379", found.redis_unknowns().join("; "));
         return Ok((SharedRedis::Unreachable { address: "(unknown)".to_owned(), why }, None));
     };
     let address = access.address.to_string();

@@ -68,6 +68,8 @@ pub struct Pod {
     pub ready: bool,
     /// Whether it is being deleted; it may serve until then.
     pub terminating: bool,
+    /// Whether the registry's process may run; one that does not remembers nothing.
+    pub runs: bool,
     /// When it is to be gone, if it is being deleted.
     pub deletion: Option<Timestamp>,
     /// Why a container of it does not run (`CrashLoopBackOff: back-off 5m0s …`), safe to print.
@@ -252,6 +254,7 @@ fn pod(pod: k8s_openapi::api::core::v1::Pod) -> Option<(Pod, Declared)> {
         node: spec.node_name.unwrap_or_default(),
         address: ip.map(|ip| SocketAddr::new(ip, port)),
         terminating: deletion_timestamp.is_some(),
+        runs: runs(&status, registry_container(&spec.containers).map(|container| container.name.as_str())),
         deletion: deletion_timestamp.map(|time| time.0),
         waiting: waiting(&status),
         unschedulable: unschedulable(&status),
@@ -259,6 +262,15 @@ fn pod(pod: k8s_openapi::api::core::v1::Pod) -> Option<(Pod, Declared)> {
         owner: owner.map(|owner| owner.name),
     };
     Some((pod, declared))
+}
+
+/// Whether the container may run: it does unless its state says otherwise.
+fn runs(status: &PodStatus, container: Option<&str>) -> bool {
+    let mut containers = status.container_statuses.iter().flatten();
+    let found = containers.find(|known| Some(known.name.as_str()) == container);
+    found
+        .and_then(|container| container.state.as_ref())
+        .is_none_or(|state| state.waiting.is_none() && state.terminated.is_none())
 }
 
 /// `Reason: message`, as far as there is one of each.
