@@ -354,6 +354,28 @@ async fn a_leftover_of_a_repository_answers_once_another_one_brings_the_blob_bac
     assert_eq!(status(&served.admin(0), Method::GET, &path).await, StatusCode::NOT_FOUND);
 }
 
+/// What is left of a blob that is gone answers only as a whole.
+#[tokio::test]
+async fn each_of_the_three_entries_is_needed() {
+    let Some(db) = start_redis() else { return };
+    let blob = Digest::of(b"never pushed");
+    let entries = [
+        format!("HSET blobs::{blob} digest {blob} size 12"),
+        format!("SADD repository::a/one::blobs {blob}"),
+        format!("HSET repository::a/one::blobs::{blob} mediatype application/octet-stream"),
+    ];
+    for left_out in [Some(0), Some(1), Some(2), None] {
+        let _ = db.run("FLUSHALL");
+        for (_, entry) in entries.iter().enumerate().filter(|(index, _)| Some(*index) != left_out) {
+            let _ = db.run(entry);
+        }
+        let served = Served::start(with_redis(&db)).await;
+        served.cluster.add_stream("a/one");
+        let head = status(&served.admin(0), Method::HEAD, &format!("/v2/a/one/blobs/{blob}")).await;
+        assert_eq!(head.as_u16(), if left_out.is_some() { 404 } else { 500 }, "without {left_out:?}");
+    }
+}
+
 /// A replica that has just seen the data writes to Redis what another one deletes meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lookup_that_a_deletion_overtakes_leaves_redis_stale() {
