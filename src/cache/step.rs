@@ -135,6 +135,12 @@ impl CacheStep {
         }
     }
 
+    /// Whether a Redis is made to forget.
+    #[must_use]
+    pub fn has_redis(&self) -> bool {
+        self.redis.is_some()
+    }
+
     /// What is done and why, for the document and before the confirmation.
     #[must_use]
     pub fn plan(&self) -> CachePlan {

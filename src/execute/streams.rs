@@ -8,12 +8,13 @@ use futures::StreamExt;
 use serde_json::Value;
 
 use super::{Change, FailedObject, Run, Spared};
+use crate::cache::CacheStep;
 use crate::cluster::{ApiError, ApiRequest};
 use crate::error::Failure;
 use crate::inventory::{self, stream_path};
 use crate::model::{Id, Stream};
 use crate::plan::{ItemVerdict, StreamDecision, missing_images, needed_in_repository};
-use crate::registry::RegistryError;
+use crate::registry::{Deletion, RegistryError};
 
 /// How often a stream that keeps changing is decided about anew.
 const ATTEMPTS: u32 = 8;
@@ -210,7 +211,17 @@ impl Run<'_> {
             let permit = self.permits.acquire().await;
             let result = match kind {
                 Link::Manifest => registry.delete_manifest_link(repository, &digest).await,
-                Link::Layer => registry.delete_layer_link(repository, &digest).await,
+                Link::Layer => {
+                    let first = registry.delete_layer_link(repository, &digest).await;
+                    // In front of a Redis that has forgotten the layer, a replica that remembers it answers 404 once,
+                    // and the link stays.
+                    match first {
+                        Ok(Deletion::AlreadyGone) if self.tools.caches.is_some_and(CacheStep::has_redis) => {
+                            registry.delete_layer_link(repository, &digest).await
+                        }
+                        first => first,
+                    }
+                }
             };
             drop(permit);
             match result {

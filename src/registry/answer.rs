@@ -249,13 +249,15 @@ impl Answer {
 
     /// Whether the answer says that this digest's data is missing in the storage: what a replica says whose cache still
     /// has the blob.
+    ///
+    /// It names the file that is missing; or, where only its digest cache has the blob and what is behind it has not,
+    /// passes on an error without any fields. Errors of a storage have fields.
     pub(super) fn misses_data_of(&self, digest: &str) -> bool {
         let hex = digest.rsplit(':').next().unwrap_or(digest);
-        self.status == StatusCode::INTERNAL_SERVER_ERROR
-            && self
-                .first_error()
-                .and_then(|error| error.detail.get("Path")?.as_str().map(str::to_owned))
-                .is_some_and(|path| path.contains(hex))
+        let Some(ServerError { code, detail, .. }) = self.first_error() else { return false };
+        let names_file = detail.get("Path").and_then(Value::as_str).is_some_and(|path| path.contains(hex));
+        let has_no_fields = code == "UNKNOWN" && detail.as_object().is_some_and(serde_json::Map::is_empty);
+        self.status == StatusCode::INTERNAL_SERVER_ERROR && (names_file || has_no_fields)
     }
 
     fn text(&self) -> Option<&str> {

@@ -134,6 +134,11 @@ mod tests {
     fn a_get_tells_a_stale_cache_from_a_storage_that_is_down_and_from_a_new_upload() {
         let get = |status, headers: &[_], body| of_get(DIGEST, &answer(status, headers, body));
         assert_eq!(get(500, &[], MISSING), Step::Is(Freshness::Stale(Evidence::Replica)));
+        // What a replica says when only its own memory has the blob, in front of a Redis that has forgotten it.
+        let only_memory = r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{}}]}"#;
+        assert_eq!(get(500, &[], only_memory), Step::Is(Freshness::Stale(Evidence::Replica)));
+        let storage = r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"s3aws","Enclosed":{}}}]}"#;
+        assert!(matches!(get(500, &[], storage), Step::Is(Freshness::Unknown(_))));
         let down =
             r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"DriverName":"s3aws"}}]}"#;
         assert!(matches!(get(500, &[], down), Step::Is(Freshness::Unknown(_))));
