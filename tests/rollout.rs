@@ -286,7 +286,7 @@ async fn no_old_pod_serves_against_a_reverting_operator_in_50_of_50_runs() {
         };
         let (way, told) = fixture.proven(user).await;
         assert_eq!(fixture.stale(&layer).await, 0, "{told:#?}");
-        ways.push((seed % 3, way, has(&told, "turned back")));
+        ways.push((seed % 3, way, has(&told, "turned back") && has(&told, "is evicted")));
     }
     for (kind, expected) in [(0, Way::Override), (1, Way::Evict), (2, Way::Annotate)] {
         assert!(
@@ -294,7 +294,7 @@ async fn no_old_pod_serves_against_a_reverting_operator_in_50_of_50_runs() {
             "{ways:?}"
         );
     }
-    assert!(ways.iter().any(|(kind, _, reverted)| *kind == 2 && *reverted), "none was turned back: {ways:?}");
+    assert!(ways.iter().any(|(kind, _, reverted)| *kind == 2 && *reverted), "no pod survived: {ways:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,6 +459,50 @@ async fn a_budget_that_blocks_for_a_while_is_waited_for() {
     assert_eq!(failure.old.len(), 3);
     assert!(!failure.changed);
     assert!(has(&failure.hints, "oc delete pod "), "{failure:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_says_about_evictions_is_heeded() {
+    let fixture = Fixture::start(1);
+    let faults = fixture.cluster.sandbox().faults();
+    let eviction =
+        |answer| Fault::new(Action::Answer(answer)).server(Server::Api).path("/eviction$").times(1);
+    faults.add(eviction(Answer::too_many_requests(1)));
+    let begun = std::time::Instant::now();
+    fixture.proven("evictor").await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it asked to be left alone for a second");
+
+    let unknown = "no kind \"Eviction\" is registered for version \"policy/v1\" in scheme";
+    faults.add(eviction(Answer::kubernetes(StatusCode::BAD_REQUEST, "BadRequest", unknown)));
+    fixture.proven("evictor").await;
+    let log = fixture.cluster.sandbox().request_log();
+    let last = log.filter(|entry| entry.path.ends_with("/eviction")).pop().unwrap().json();
+    assert_eq!(last["apiVersion"], "policy/v1beta1");
+
+    // Who may evict by the review alone deletes.
+    let forbidden = Answer::kubernetes(StatusCode::FORBIDDEN, "Forbidden", "pods is forbidden");
+    faults.add(Fault::new(Action::Answer(forbidden)).server(Server::Api).path("/eviction$"));
+    fixture.patch(&json!({ "spec": { "paused": true } })).await;
+    fixture.proven("admin").await;
+    assert_eq!(fixture.changes().pop().unwrap().method, Method::DELETE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_config_is_changed_by_its_own_commands() {
+    let fixture = Fixture::start(1);
+    fixture.cluster.sandbox().load_objects(json!([{
+        "apiVersion": "apps.openshift.io/v1", "kind": "DeploymentConfig",
+        "metadata": { "namespace": "default", "name": "docker-registry" },
+        "spec": { "replicas": 1, "selector": { "a": "b" }, "template": { "spec": { "containers": [{ "name": "registry" }] } } },
+    }]));
+    let place = Place { namespace: "default".to_owned(), deployment: "docker-registry".to_owned() };
+    let off = SwitchOptions { place: place.clone(), ..options(&fixture, Turn::Off, "admin") };
+    let refused = turn(&fixture, &off, None).await.unwrap_err();
+    assert_eq!(refused.exit, Exit::NothingChanged);
+    let set = "oc set env deploymentconfig/docker-registry -n default REGISTRY_OPENSHIFT_CACHE_DISABLED=true REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR=inmemory";
+    assert!(has(&refused.hints, set), "{refused}");
+    let ways = ways(&fixture.api("admin").await, &place).await;
+    assert_eq!(ways.possible, [Way::Evict, Way::Delete], "{ways:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
