@@ -7,10 +7,15 @@
     reason = "helpers of tests: whatever is wrong here fails the test"
 )]
 
+mod common;
+
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use common::Plugin;
 use http::{Method, StatusCode};
 use oc_prune_images::cache::commands::switch::{self, Consent, SPELLED_OUT, SwitchOptions, Switched, Turn};
 use oc_prune_images::cache::detect::Place;
@@ -281,7 +286,7 @@ async fn no_old_pod_serves_against_a_reverting_operator_in_50_of_50_runs() {
         };
         let (way, told) = fixture.proven(user).await;
         assert_eq!(fixture.stale(&layer).await, 0, "{told:#?}");
-        ways.push((seed % 3, way, has(&told, "turned back")));
+        ways.push((seed % 3, way, has(&told, "turned back") && has(&told, "is evicted")));
     }
     for (kind, expected) in [(0, Way::Override), (1, Way::Evict), (2, Way::Annotate)] {
         assert!(
@@ -289,7 +294,7 @@ async fn no_old_pod_serves_against_a_reverting_operator_in_50_of_50_runs() {
             "{ways:?}"
         );
     }
-    assert!(ways.iter().any(|(kind, _, reverted)| *kind == 2 && *reverted), "none was turned back: {ways:?}");
+    assert!(ways.iter().any(|(kind, _, reverted)| *kind == 2 && *reverted), "no pod survived: {ways:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -454,6 +459,50 @@ async fn a_budget_that_blocks_for_a_while_is_waited_for() {
     assert_eq!(failure.old.len(), 3);
     assert!(!failure.changed);
     assert!(has(&failure.hints, "oc delete pod "), "{failure:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_says_about_evictions_is_heeded() {
+    let fixture = Fixture::start(1);
+    let faults = fixture.cluster.sandbox().faults();
+    let eviction =
+        |answer| Fault::new(Action::Answer(answer)).server(Server::Api).path("/eviction$").times(1);
+    faults.add(eviction(Answer::too_many_requests(1)));
+    let begun = std::time::Instant::now();
+    fixture.proven("evictor").await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it asked to be left alone for a second");
+
+    let unknown = "no kind \"Eviction\" is registered for version \"policy/v1\" in scheme";
+    faults.add(eviction(Answer::kubernetes(StatusCode::BAD_REQUEST, "BadRequest", unknown)));
+    fixture.proven("evictor").await;
+    let log = fixture.cluster.sandbox().request_log();
+    let last = log.filter(|entry| entry.path.ends_with("/eviction")).pop().unwrap().json();
+    assert_eq!(last["apiVersion"], "policy/v1beta1");
+
+    // Who may evict by the review alone deletes.
+    let forbidden = Answer::kubernetes(StatusCode::FORBIDDEN, "Forbidden", "pods is forbidden");
+    faults.add(Fault::new(Action::Answer(forbidden)).server(Server::Api).path("/eviction$"));
+    fixture.patch(&json!({ "spec": { "paused": true } })).await;
+    fixture.proven("admin").await;
+    assert_eq!(fixture.changes().pop().unwrap().method, Method::DELETE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_config_is_changed_by_its_own_commands() {
+    let fixture = Fixture::start(1);
+    fixture.cluster.sandbox().load_objects(json!([{
+        "apiVersion": "apps.openshift.io/v1", "kind": "DeploymentConfig",
+        "metadata": { "namespace": "default", "name": "docker-registry" },
+        "spec": { "replicas": 1, "selector": { "a": "b" }, "template": { "spec": { "containers": [{ "name": "registry" }] } } },
+    }]));
+    let place = Place { namespace: "default".to_owned(), deployment: "docker-registry".to_owned() };
+    let off = SwitchOptions { place: place.clone(), ..options(&fixture, Turn::Off, "admin") };
+    let refused = turn(&fixture, &off, None).await.unwrap_err();
+    assert_eq!(refused.exit, Exit::NothingChanged);
+    let set = "oc set env deploymentconfig/docker-registry -n default REGISTRY_OPENSHIFT_CACHE_DISABLED=true REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR=inmemory";
+    assert!(has(&refused.hints, set), "{refused}");
+    let ways = ways(&fixture.api("admin").await, &place).await;
+    assert_eq!(ways.possible, [Way::Evict, Way::Delete], "{ways:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -791,4 +840,91 @@ async fn a_change_that_cannot_be_proven_is_exit_code_4_with_the_command_to_repea
     let forbidden = turn(&fixture, &options(&fixture, Turn::On, "pruner"), None).await.unwrap_err();
     assert_eq!(forbidden.exit, Exit::NothingChanged);
     assert!(forbidden.message.contains("forbidden"), "{forbidden}");
+}
+
+impl Fixture {
+    /// A run of the plugin itself.
+    fn plugin(&self, user: &str, words: &[&str]) -> Plugin {
+        let kubeconfig = self.cluster.kubeconfig(self.directory.path(), user);
+        Plugin::new().args(words).arg("--kubeconfig").arg(kubeconfig)
+    }
+}
+
+#[test]
+fn the_plugin_turns_caches_off_and_on() {
+    let fixture = Fixture::managed(2, Operator::default(), quick());
+    let run = |words: &[&str]| fixture.plugin("admin", words).run();
+    let refused = run(&["cache", "disable", "--confirm"]).exits(1).prints("");
+    refused.says("error: disable the registry's caches: the operator (managementState: Managed) would turn the change back")
+        .says("hint: have it keep its hands off: oc prune-images cache disable --confirm --set-unmanaged");
+    run(&["cache", "disable", "--confirm", "--set-unmanaged"])
+        .exits(1)
+        .says(&format!("--set-unmanaged={SPELLED_OUT}"));
+    run(&["cache", "disable", "--confirm", "--set-unmanaged=yes"]).exits(2);
+    let spelled = format!("--set-unmanaged={SPELLED_OUT}");
+    run(&["cache", "disable", &spelled])
+        .exits(0)
+        .prints("managementState of the operator: Unmanaged (Managed now)")
+        .prints("REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR=inmemory in container registry (inmemory now)")
+        .says("nothing was changed: add --confirm");
+    assert!(fixture.changes().is_empty());
+    run(&["cache", "disable", "--confirm", &spelled])
+        .exits(0)
+        .prints("the caches are off; serving: ")
+        .says("of 2 pods replaced)");
+    assert_eq!(fixture.state(), "Unmanaged");
+    run(&["cache", "enable"]).exits(0).prints("managementState of the operator: Managed");
+    run(&["cache", "enable", "--confirm"]).exits(0).prints("as they were before; serving: ");
+    assert_eq!(fixture.state(), "Managed");
+    run(&["cache", "disable", "--confirm", "--registry-namespace=elsewhere"])
+        .exits(1)
+        .says("there is no deployment/image-registry in namespace elsewhere");
+}
+
+#[test]
+fn a_signal_ends_the_plugin_and_it_says_how_to_go_on() {
+    let fixture = Fixture::start(2);
+    fixture.cluster.nodes().unschedulable(Some("no node is left"));
+    let running = fixture.plugin("admin", &["cache", "disable", "--confirm"]).start();
+    running.wait_until_it_says("no node is left");
+    running.signal("INT");
+    running
+        .wait()
+        .exits(130)
+        .says("hint: repeat it, twice does no harm: oc prune-images cache disable --confirm");
+    fixture
+        .plugin("admin", &["cache", "disable", "--confirm", "--cache-timeout=1s"])
+        .run()
+        .exits(4)
+        .says("not done within 1s");
+    fixture.cluster.nodes().unschedulable(None);
+    fixture.plugin("admin", &["cache", "disable", "--confirm"]).run().exits(0).prints("the caches are off");
+}
+
+#[test]
+fn at_a_terminal_the_word_has_to_be_typed() {
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("skipped: there is no script(1) to make a terminal with");
+        return;
+    }
+    let fixture = Fixture::managed(1, Operator::default(), quick());
+    let kubeconfig = fixture.cluster.kubeconfig(fixture.directory.path(), "admin");
+    for (typed, code, state) in [("yes\n", 1, "Managed"), ("unmanaged\n", 0, "Unmanaged")] {
+        let plugin = env!("CARGO_BIN_EXE_oc-prune_images");
+        let line =
+            format!("{plugin} cache disable --confirm --set-unmanaged --kubeconfig {}", kubeconfig.display());
+        let mut child = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The terminal's input waits until it is read.
+        child.stdin.as_mut().unwrap().write_all(typed.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("Type unmanaged to go on, anything else to stop:"), "{text}");
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert_eq!(fixture.state(), state);
+    }
 }

@@ -1,9 +1,9 @@
 //! The registry's caches: makes them forget what a prune deleted.
 //!
 //! `detect` reads which caches there are, `choose` decides what is done about them (pure); `redis` evicts from the one
-//! that the replicas share, `replicas` from each replica's own; `check` asks the replicas whether it worked. `step` is
-//! what a prune does of all this, `outcome` how it ended (pure). `input` reads what an earlier prune deleted, for
-//! `commands`: the subcommands of `cache`.
+//! that the replicas share, `replicas` from each replica's own; `rollout` restarts the registry, where that is the way,
+//! and proves it; `check` asks the replicas whether it worked. `step` is what a prune does of all this, `outcome` how it
+//! ended (pure). `input` reads what an earlier prune deleted, for `commands`: the subcommands of `cache`.
 
 mod check;
 mod choose;
