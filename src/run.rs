@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::cache::commands::flush::{self, FlushOptions};
+use crate::cache::commands::status::{self, StatusOptions};
 use crate::cache::{CacheOutcome, CacheStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
@@ -34,6 +35,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
             return Ok(Exit::Done);
         }
         Invocation::CacheFlush(options) => return flush_cache(&options, ui),
+        Invocation::CacheStatus(options) => return show_cache(&options, ui),
         Invocation::Prune(options) => options,
     };
     start(options.verbosity, async {
@@ -59,6 +61,25 @@ fn flush_cache(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         tokio::select! {
             signal = first_signal(&mut stop) => Err(flush::interrupted(options, signal)),
             flushed = flush::flush(options, ui) => flushed,
+        }
+    })
+}
+
+fn show_cache(options: &StatusOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        tokio::select! {
+            signal = first_signal(&mut stop) => Err(status::interrupted(signal)),
+            found = status::find(options, ui) => {
+                let found = found?;
+                match options.output {
+                    OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
+                    OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
+                        ui.result(|out| status::write_text(out, &found));
+                    }
+                }
+                Ok(Exit::Done)
+            }
         }
     })
 }

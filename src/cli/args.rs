@@ -135,6 +135,7 @@ pub(super) struct Args {
 const AFTER: &str = "\
 Commands:
   {program} cache flush               Remove deleted blobs from the registry's Redis
+  {program} cache status              Show which caches the registry has
 
 Examples:
   {program}                           What would go

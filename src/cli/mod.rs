@@ -6,6 +6,7 @@ mod connection;
 pub mod duration;
 mod options;
 mod parse;
+mod place;
 mod redis;
 mod validate;
 mod values;

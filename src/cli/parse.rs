@@ -15,7 +15,11 @@ use super::{
     options::Options,
     validate,
 };
-use crate::{cache::commands::flush::FlushOptions, error::Failure, text::sanitize};
+use crate::{
+    cache::commands::{flush::FlushOptions, status::StatusOptions},
+    error::Failure,
+    text::sanitize,
+};
 
 /// What the user asks for.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub enum Invocation {
     Prune(Box<Options>),
     /// Make the registry's Redis forget what was deleted.
     CacheFlush(Box<FlushOptions>),
+    /// Show which caches the registry has.
+    CacheStatus(Box<StatusOptions>),
 }
 
 /// Reads the arguments, the program's own name first.

@@ -1,3 +1,4 @@
 //! The subcommands of `cache`.
 
 pub mod flush;
+pub mod status;

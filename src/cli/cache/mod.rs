@@ -1,6 +1,7 @@
 //! The subcommands of `cache`: their flags as typed, and what becomes of them.
 
 mod flush;
+mod status;
 
 use std::ffi::OsString;
 
@@ -15,6 +16,7 @@ Usage: {program} cache COMMAND [flags]
 
 Commands:
   flush   Remove deleted blobs from the registry's Redis
+  status  Show which caches the registry has, and what can be done about them
 
 See '{program} cache COMMAND --help' for the flags.
 ";
@@ -25,6 +27,7 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
     let Some(first) = words.first() else { return commands() };
     match first.to_string_lossy().as_ref() {
         "flush" => flush::invocation(words, program),
+        "status" => status::invocation(words, program),
         "-h" | "--help" => commands(),
         other => {
             Err(Failure::usage(format!("unknown command \"{}\" for \"{program} cache\"", sanitize(other)))
