@@ -131,7 +131,7 @@ fn unreadable(status: &Value) -> Vec<&str> {
     status["unreadable"].as_array().unwrap().iter().map(|entry| entry["what"].as_str().unwrap()).collect()
 }
 
-fn redis_variables(password: Value) -> Value {
+fn redis_variables(password: &Value) -> Value {
     json!([
         { "name": DESCRIPTOR, "value": "redis" },
         { "name": "REGISTRY_REDIS_ADDR", "value": "redis.infra.svc:6379" },
@@ -246,7 +246,7 @@ fn nobody_is_told_what_is_missing() {
 fn a_redis_in_variables_is_shown_without_its_password() {
     let registry = Registry::start(1);
     registry.manage("Unmanaged");
-    registry.set(&redis_variables(json!({ "name": "REGISTRY_REDIS_PASSWORD", "value": PASSWORD })));
+    registry.set(&redis_variables(&json!({ "name": "REGISTRY_REDIS_PASSWORD", "value": PASSWORD })));
     registry.set(&json!([{ "name": "REGISTRY_REDIS_TLS_ENABLED", "value": "true" }]));
     let status = registry.json("pruner");
     let expected = json!({
@@ -270,7 +270,7 @@ fn a_redis_in_variables_is_shown_without_its_password() {
 fn a_password_in_a_secret_is_read_by_who_may() {
     let registry = Registry::start(1);
     registry.secret("redis", &[("password", PASSWORD)]);
-    registry.set(&redis_variables(json!({
+    registry.set(&redis_variables(&json!({
         "name": "REGISTRY_REDIS_PASSWORD",
         "valueFrom": { "secretKeyRef": { "name": "redis", "key": "password" } },
     })));
