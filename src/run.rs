@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::cache::commands::flush::{self, FlushOptions};
+use crate::cache::commands::status::{self, StatusOptions};
 use crate::cache::commands::switch::{self, SwitchOptions};
 use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
@@ -36,6 +37,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         }
         Invocation::CacheFlush(options) => return flush_cache(&options, ui),
         Invocation::CacheSwitch(options) => return switch_caches(&options, ui),
+        Invocation::CacheStatus(options) => return show_cache(&options, ui),
         Invocation::Prune(options) => options,
     };
     start(options.verbosity, async {
@@ -72,6 +74,25 @@ fn switch_caches(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure>
         tokio::select! {
             signal = first_signal(&mut stop) => Err(switch::interrupted(options, signal)),
             switched = switch::switch(options, ui) => switched,
+        }
+    })
+}
+
+fn show_cache(options: &StatusOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        tokio::select! {
+            signal = first_signal(&mut stop) => Err(status::interrupted(signal)),
+            found = status::find(options, ui) => {
+                let found = found?;
+                match options.output {
+                    OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
+                    OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
+                        ui.result(|out| status::write_text(out, &found));
+                    }
+                }
+                Ok(Exit::Done)
+            }
         }
     })
 }
