@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::cache::commands::check::{self, CheckOptions};
 use crate::cache::commands::flush::{self, FlushOptions};
 use crate::cache::commands::status::{self, StatusOptions};
 use crate::cache::commands::switch::{self, SwitchOptions};
@@ -35,6 +36,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
             ui.result(|out| write!(out, "{text}"));
             return Ok(Exit::Done);
         }
+        Invocation::CacheCheck(options) => return check_caches(&options, ui),
         Invocation::CacheFlush(options) => return flush_cache(&options, ui),
         Invocation::CacheSwitch(options) => return switch_caches(&options, ui),
         Invocation::CacheStatus(options) => return show_cache(&options, ui),
@@ -79,6 +81,23 @@ fn switch_caches(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure>
             signal = first_signal(&mut stop) => Err(switch::interrupted(options, signal)),
             switched = switch::switch(options, ui) => switched,
         }
+    })
+}
+
+fn check_caches(options: &CheckOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        let found = tokio::select! {
+            signal = first_signal(&mut stop) => return Err(check::interrupted(signal)),
+            found = check::check(options, ui) => found?,
+        };
+        match options.output {
+            OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
+            OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
+                ui.result(|out| check::write_text(out, &found));
+            }
+        }
+        check::conclusion(options, &found).map_or(Ok(Exit::Done), Err)
     })
 }
 

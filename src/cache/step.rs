@@ -17,7 +17,7 @@ use super::redis::{
 };
 use super::replicas::{Evictor, Pace, Unconfirmed, Way};
 use super::rollout::{self, Progress, Proof, Restart, Restarted, Survivor, Ways};
-use crate::cluster::{Cluster, ConnectionOptions};
+use crate::cluster::{ApiRequest, Cluster, ConnectionOptions, Retry};
 use crate::error::Failure;
 use crate::execute::Signal;
 use crate::registry::{Freshness, Registry, is_repository};
@@ -109,7 +109,8 @@ impl CacheStep {
             SharedRedis::Reachable(address) => Some(address.clone()),
             _ => None,
         };
-        let (reach, evictor) = reach(cluster, registry, &found).await;
+        let registry = service_ca(cluster, &found.place, registry.clone()).await;
+        let (reach, evictor) = reach(cluster, &registry, &found).await;
         let situation = Situation { memory, redis: shared, reach, restart: restart(cluster, &found).await };
         let choice = choose(options.strategy, &situation).map_err(|impossible| {
             Failure::nothing_changed(impossible.to_string())
@@ -590,6 +591,23 @@ async fn redis(
             }
             Ok((SharedRedis::Unreachable { address, why }, None))
         }
+    }
+}
+
+/// The registry, with the authority that signs the certificates of services, if it may be read: a connection by a route
+/// is vouched for by another one.
+pub(super) async fn service_ca(cluster: &Cluster, place: &Place, registry: Registry) -> Registry {
+    #[derive(serde::Deserialize)]
+    struct Authority {
+        data: BTreeMap<String, String>,
+    }
+    let path = format!("/api/v1/namespaces/{}/configmaps/openshift-service-ca.crt", place.namespace);
+    let request = ApiRequest { retry: Retry::Never, ..ApiRequest::get(path) };
+    let Ok(answer) = cluster.request(request).await else { return registry };
+    let Ok(Authority { data }) = serde_json::from_slice(&answer.body) else { return registry };
+    match data.get("service-ca.crt").map(|pem| registry.trusting(pem.as_bytes())) {
+        Some(Ok(trusting)) => trusting,
+        Some(Err(_)) | None => registry,
     }
 }
 
