@@ -1,6 +1,7 @@
 //! Connects to a Redis: finds the master, logs in, and tells each kind of mistake apart.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
@@ -61,6 +62,8 @@ pub(super) struct Connector {
     pub(super) access: Access,
     pub(super) dialer: Dialer,
     pub(super) tell: Tell,
+    /// The masters of a cluster when they were last listed.
+    pub(super) known: Mutex<Vec<(String, u16)>>,
 }
 
 /// Whose password, database and protocol a connection takes.
@@ -261,22 +264,10 @@ impl Connector {
 
     async fn connect_cluster(&self, seeds: &[(String, u16)]) -> Result<ClusterConnection, RedisFailure> {
         // The library tells why no node could be reached only as a text: the first node that answers is asked before.
-        let mut failure = None;
-        for (host, port) in seeds {
-            match self.masters_of(host, *port).await {
-                Ok(_) => {
-                    failure = None;
-                    break;
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
+        self.cluster_masters(seeds).await?;
         let access = &self.access;
         let address = &access.address;
-        let nodes = seeds.iter().map(|(host, port)| self.address(host, *port));
+        let nodes = self.nodes(seeds).into_iter().map(|(host, port)| self.address(&host, port));
         let mut builder = ClusterClient::builder(nodes)
             .connection_timeout(connect_timeout(access))
             .response_timeout(answer_timeout(access));
@@ -299,8 +290,40 @@ impl Connector {
         builder.build().map_err(failed)?.get_async_connection().await.map_err(failed)
     }
 
+    /// The masters of a cluster, sorted, as the first node tells them that answers.
+    pub(super) async fn cluster_masters(&self, seeds: &[(String, u16)]) -> Result<Vec<Node>, RedisFailure> {
+        let mut failure: Option<RedisFailure> = None;
+        for (host, port) in self.nodes(seeds) {
+            match self.masters_of(&host, port).await {
+                Ok(masters) => {
+                    let known = masters.iter().filter_map(|node| match node {
+                        Node::Tcp(host, port) => Some((host.clone(), *port)),
+                        Node::Unix(_) => None,
+                    });
+                    *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known.collect();
+                    return Ok(masters);
+                }
+                // A node that answers knows more than one that is down.
+                Err(error) => match &failure {
+                    Some(earlier) if !earlier.problem.is_lost_connection() => {}
+                    Some(_) if error.problem.is_lost_connection() => {}
+                    _ => failure = Some(error),
+                },
+            }
+        }
+        Err(failure
+            .unwrap_or_else(|| RedisFailure::new(Problem::Other, "list the masters", "no node is known")))
+    }
+
+    /// The nodes that the user has named, then those that are known: the former may be down.
+    fn nodes(&self, seeds: &[(String, u16)]) -> Vec<(String, u16)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let further = known.iter().filter(|node| !seeds.contains(node));
+        seeds.iter().chain(further).cloned().collect()
+    }
+
     /// The masters with slots, as one node of a cluster tells them.
-    pub(super) async fn masters_of(&self, host: &str, port: u16) -> Result<Vec<Node>, RedisFailure> {
+    async fn masters_of(&self, host: &str, port: u16) -> Result<Vec<Node>, RedisFailure> {
         let node = Node::Tcp(host.to_owned(), port);
         let step = format!("list the masters of the cluster at {node}");
         let connection = Connection::Single(self.login(&node, Purpose::Data).await?);
