@@ -395,7 +395,7 @@ async fn the_masters_of_a_cluster_forget_also_while_slots_move() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_of_a_cluster_that_dies_is_replaced_by_its_replica() {
+async fn a_cluster_whose_only_named_node_is_replaced_in_the_middle_forgets() {
     if !is_installed() {
         return;
     }
@@ -404,7 +404,7 @@ async fn a_master_of_a_cluster_that_dies_is_replaced_by_its_replica() {
     for node in &nodes {
         assert_eq!(node.text(&format!("CONFIG SET {timeout}")), "+OK");
     }
-    let replica = Server::start(&["cluster-enabled yes", timeout]);
+    let replica = Server::start(&["cluster-enabled yes", timeout, "cluster-replica-no-failover yes"]);
     assert_eq!(replica.text(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[0].port())), "+OK");
     for node in nodes.iter().chain([&replica]) {
         node.wait_for("CLUSTER INFO", "cluster_known_nodes:4");
@@ -414,12 +414,26 @@ async fn a_master_of_a_cluster_that_dies_is_replaced_by_its_replica() {
     assert_eq!(replica.text(&format!("CLUSTER REPLICATE {id}")), "+OK");
     seed_cluster(&nodes, 0..40);
     replica.wait_for("INFO replication", "master_link_status:up");
-    // The only node that was named dies.
     let cache = connect(&format!("redis-cluster://127.0.0.1:{}", nodes[0].port())).await;
     work(&cache, 0..10, 5).await;
     replica.wait_for("DBSIZE", &nodes[0].text("DBSIZE"));
     drop(nodes.remove(0));
-    work(&cache, 10..30, 5).await;
+    // The replica takes over only once the library has given up on the connection.
+    let failure = soon(async {
+        loop {
+            match cache.evict(doomed(10), Duration::from_millis(100)).await {
+                Err(failure) if failure.cause.starts_with("no answer") => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                result => return result.unwrap_err(),
+            }
+        }
+    })
+    .await;
+    assert!(matches!(failure.problem, Problem::Down | Problem::Refused | Problem::Cut), "{failure}");
+    assert_eq!(replica.text("CLUSTER FAILOVER TAKEOVER"), "+OK");
+    caught_up(&cache).await;
+    work(&cache, 11..30, 5).await;
     nodes.push(replica);
     let left: Vec<_> = nodes.iter().flat_map(|node| node.dump().into_keys()).collect();
     assert!(!left.iter().any(|key| digests(0..30).iter().any(|digest| key.contains(digest))));

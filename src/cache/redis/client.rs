@@ -175,7 +175,7 @@ impl Redis {
                         }
                     }
                     Err(error) => {
-                        let why = RedisFailure::of(step, &error);
+                        let why = connection.failure(step, &error);
                         left.push((command, is_unsure || why.problem.is_lost_connection()));
                         failure.get_or_insert(why);
                     }
@@ -203,7 +203,10 @@ impl Redis {
         loop {
             match self.connection.send(command).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => self.recover(RedisFailure::of(step, &error), &mut retry).await?,
+                Err(error) => {
+                    let failure = self.connection.failure(step, &error);
+                    self.recover(failure, &mut retry).await?;
+                }
             }
         }
     }

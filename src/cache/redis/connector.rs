@@ -22,6 +22,10 @@ use super::problem::{Problem, RedisFailure};
 /// A replica of a replica of a replica is none that anybody runs.
 const LONGEST_CHAIN: usize = 4;
 
+/// How often the library sends a command on to where its key is by now. What else goes wrong is retried by us, who know
+/// how patient the user is, and tell it.
+const REDIRECTS: u32 = 3;
+
 /// How long the library may take to connect to one node of a cluster: the way through the API server included.
 const THROUGH_CLUSTER: Duration = Duration::from_secs(30);
 
@@ -54,6 +58,17 @@ impl Connection {
             Self::Cluster(mut connection) => connection.req_packed_command(command).await,
         };
         answer.and_then(Value::extract_error)
+    }
+
+    /// What it means that a command has failed.
+    pub(super) fn failure(&self, step: &str, error: &RedisError) -> RedisFailure {
+        let mut failure = RedisFailure::of(step, error);
+        if failure.problem == Problem::IsCluster && matches!(self, Self::Cluster(_)) {
+            // The library follows these; one that is left leads to a node that cannot be reached.
+            failure.problem = Problem::Down;
+            failure.cause = format!("slots are moving, or the node that has them is down: {}", failure.cause);
+        }
+        failure
     }
 }
 
@@ -270,7 +285,8 @@ impl Connector {
         let nodes = self.nodes(seeds).into_iter().map(|(host, port)| self.address(&host, port));
         let mut builder = ClusterClient::builder(nodes)
             .connection_timeout(connect_timeout(access))
-            .response_timeout(answer_timeout(access));
+            .response_timeout(answer_timeout(access))
+            .retries(REDIRECTS);
         if self.dialer.goes_through_cluster() {
             builder = builder.async_dns_resolver(self.dialer.clone()).connection_timeout(THROUGH_CLUSTER);
         }
@@ -407,4 +423,58 @@ fn connect_timeout(access: &Access) -> Duration {
 
 fn answer_timeout(access: &Access) -> Duration {
     access.patience.min(Duration::from_secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::cache::redis::{Certificates, RedisAddress};
+
+    /// A node of a cluster that knows one master.
+    async fn node(master: Option<u16>) -> (u16, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let master = master.unwrap_or(port);
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut question = [0; 1024];
+                    while let Ok(length @ 1..) = stream.read(&mut question).await {
+                        let slots =
+                            format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{master}\r\n");
+                        let is_ping = question[..length].windows(4).any(|word| word == b"PING");
+                        let answer = if is_ping { "+PONG\r\n" } else { &slots };
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        (port, task)
+    }
+
+    #[tokio::test]
+    async fn masters_that_were_listed_once_are_asked_when_the_named_nodes_are_down() {
+        let (master, _running) = node(None).await;
+        let (seed, running) = node(Some(master)).await;
+        let access = Access {
+            address: RedisAddress::parse(&format!("redis-cluster://127.0.0.1:{seed}")).unwrap(),
+            certificates: Certificates::default(),
+            patience: Duration::from_secs(10),
+        };
+        let known = Mutex::default();
+        let connector = Connector { access, dialer: Dialer::direct(), tell: Arc::new(|_| ()), known };
+        let seeds = [("127.0.0.1".to_owned(), seed)];
+        let masters = [Node::Tcp("127.0.0.1".to_owned(), master)];
+        assert_eq!(connector.cluster_masters(&seeds).await.unwrap(), masters);
+        running.abort();
+        let _ = running.await;
+        assert_eq!(connector.cluster_masters(&seeds).await.unwrap(), masters);
+        assert_eq!(connector.nodes(&[("127.0.0.1".to_owned(), master)]).len(), 1, "each is asked once");
+    }
 }
