@@ -12,7 +12,9 @@ use super::choose::{Choice, Memory, Reach, ReplicaStep, SharedRedis, Situation, 
 use super::commands::switch::{Consent, SwitchOptions, Turn, switch_with};
 use super::detect::{CacheConfig, DescriptorCache, DigestCache, Discovery, Place, Reading, Source, discover};
 use super::outcome::{CacheOutcome, CachePlan, RedisOutcome};
-use super::redis::{Dialer, Doomed, Event as RedisEvent, Layout, RedisOptions, SharedCache, Whereabouts};
+use super::redis::{
+    Access, Dialer, Doomed, Event as RedisEvent, Layout, RedisOptions, SharedCache, Whereabouts,
+};
 use super::replicas::{Evictor, Pace, Unconfirmed, Way};
 use super::rollout::{self, Progress, Proof, Restart, Restarted, Survivor, Ways};
 use crate::cluster::{Cluster, ConnectionOptions};
@@ -89,8 +91,17 @@ impl CacheStep {
         tell: &Tell,
     ) -> Result<Self, Failure> {
         let found = discover(cluster, &options.place).await;
-        if options.strategy == Strategy::Auto && found.is_absent() {
-            return Ok(Self::nowhere(options, &found));
+        if let Some(choice) = for_nowhere(options, &found) {
+            let memory = Memory::MayBeOn { ttl: DEFAULT_TTL, why: choice.message.clone() };
+            return Ok(Self {
+                options: options.clone(),
+                choice,
+                memory,
+                redis: None,
+                redis_address: None,
+                evictor: None,
+                gone: Mutex::default(),
+            });
         }
         let memory = memory(&found);
         let (shared, redis) = redis(cluster, &found, &options.redis, tell).await?;
@@ -109,30 +120,6 @@ impl CacheStep {
         let redis = redis.filter(|_| choice.redis);
         let options = options.clone();
         Ok(Self { options, choice, memory, redis, redis_address, evictor, gone: Mutex::default() })
-    }
-
-    /// The step for a registry that runs somewhere else: nothing is known of its caches.
-    fn nowhere(options: &CacheOptions, found: &Discovery) -> Self {
-        let Place { namespace, deployment } = &found.place;
-        let why =
-            format!("there is no deployment/{deployment} in namespace {namespace}, and none of its pods");
-        let choice = Choice {
-            step: "none",
-            redis: false,
-            replicas: ReplicaStep::Unneeded,
-            next: Vec::new(),
-            message: format!("none: {why}, so the registry's caches are not known"),
-            left: Vec::new(),
-        };
-        Self {
-            options: options.clone(),
-            choice,
-            memory: Memory::MayBeOn { ttl: DEFAULT_TTL, why },
-            redis: None,
-            redis_address: None,
-            evictor: None,
-            gone: Mutex::default(),
-        }
     }
 
     /// Whether a Redis is made to forget.
@@ -494,7 +481,7 @@ impl Finishing<'_> {
     }
 }
 
-fn memory(found: &Discovery) -> Memory {
+pub(super) fn memory(found: &Discovery) -> Memory {
     match found.caches() {
         Some(CacheConfig { digest_cache: DigestCache::On { ttl }, .. }) => Memory::On { ttl },
         Some(CacheConfig { digest_cache: DigestCache::Off, .. }) => Memory::Off,
@@ -525,6 +512,47 @@ fn unread_workload(found: &Discovery) -> String {
     }
 }
 
+/// The step for a registry that runs somewhere else: nothing is known of its caches.
+pub(super) fn for_nowhere(options: &CacheOptions, found: &Discovery) -> Option<Choice> {
+    if options.strategy != Strategy::Auto || !found.is_absent() {
+        return None;
+    }
+    let Place { namespace, deployment } = &found.place;
+    Some(Choice {
+        step: "none",
+        redis: false,
+        replicas: ReplicaStep::Unneeded,
+        next: Vec::new(),
+        message: format!(
+            "none: there is no deployment/{deployment} in namespace {namespace}, and none of its pods, so the registry's caches are not known"
+        ),
+        left: Vec::new(),
+    })
+}
+
+/// How to reach the Redis; where there is none to be reached, what is known of it.
+pub(super) fn redis_access(found: &Discovery, options: &RedisOptions) -> Result<Access, SharedRedis> {
+    let detected = match (&options.whereabouts, found.caches().map(|caches| caches.descriptor_cache)) {
+        (Whereabouts::At(_), _) => None,
+        (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => found.redis_address(),
+        (Whereabouts::Absent, _)
+        | (Whereabouts::Detect, Some(DescriptorCache::InMemory | DescriptorCache::Absent)) => {
+            return Err(SharedRedis::Absent);
+        }
+        (Whereabouts::Detect, None) => return Err(SharedRedis::MayBeThere(unread_workload(found))),
+        (Whereabouts::Detect, Some(DescriptorCache::Unknown(source))) => {
+            return Err(SharedRedis::MayBeThere(unread(&source)));
+        }
+        (Whereabouts::Detect, Some(DescriptorCache::DoesNotStart(why))) => {
+            return Err(SharedRedis::MayBeThere(why));
+        }
+    };
+    options.access(detected).ok_or_else(|| {
+        let why = format!("{}; name it: --redis-url=redis://HOST:6379", found.redis_unknowns().join("; "));
+        SharedRedis::Unreachable { address: "(unknown)".to_owned(), why }
+    })
+}
+
 /// Which Redis there is, and a connection to it.
 async fn redis(
     cluster: &Cluster,
@@ -532,26 +560,9 @@ async fn redis(
     options: &RedisOptions,
     tell: &Tell,
 ) -> Result<(SharedRedis, Option<SharedCache>), Failure> {
-    let detected = match (&options.whereabouts, found.caches().map(|caches| caches.descriptor_cache)) {
-        (Whereabouts::At(_), _) => None,
-        (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => found.redis_address(),
-        (Whereabouts::Absent, _)
-        | (Whereabouts::Detect, Some(DescriptorCache::InMemory | DescriptorCache::Absent)) => {
-            return Ok((SharedRedis::Absent, None));
-        }
-        (Whereabouts::Detect, None) => {
-            return Ok((SharedRedis::MayBeThere(unread_workload(found)), None));
-        }
-        (Whereabouts::Detect, Some(DescriptorCache::Unknown(source))) => {
-            return Ok((SharedRedis::MayBeThere(unread(&source)), None));
-        }
-        (Whereabouts::Detect, Some(DescriptorCache::DoesNotStart(why))) => {
-            return Ok((SharedRedis::MayBeThere(why), None));
-        }
-    };
-    let Some(access) = options.access(detected) else {
-        let why = format!("{}; name it: --redis-url=redis://HOST:6379", found.redis_unknowns().join("; "));
-        return Ok((SharedRedis::Unreachable { address: "(unknown)".to_owned(), why }, None));
+    let access = match redis_access(found, options) {
+        Ok(access) => access,
+        Err(shared) => return Ok((shared, None)),
     };
     let address = access.address.to_string();
     let dialer = Dialer::through(cluster.clone(), found.place.namespace.clone());
@@ -603,7 +614,7 @@ async fn reach(cluster: &Cluster, registry: &Registry, found: &Discovery) -> (Re
 }
 
 /// How the replicas could be restarted, in words, or why they cannot be.
-async fn restart(cluster: &Cluster, found: &Discovery) -> Result<String, String> {
+pub(super) async fn restart(cluster: &Cluster, found: &Discovery) -> Result<String, String> {
     let Ways { possible, missing, nothing, obstacle, notes: _ } = rollout::ways(cluster, &found.place).await;
     if let Some(why) = obstacle.or(nothing) {
         return Err(why);

@@ -16,7 +16,7 @@ use super::{
     validate,
 };
 use crate::{
-    cache::commands::{flush::FlushOptions, switch::SwitchOptions},
+    cache::commands::{flush::FlushOptions, status::StatusOptions, switch::SwitchOptions},
     error::Failure,
     text::sanitize,
 };
@@ -32,6 +32,8 @@ pub enum Invocation {
     CacheFlush(Box<FlushOptions>),
     /// Turn the registry's caches off, or on again.
     CacheSwitch(Box<SwitchOptions>),
+    /// Show which caches the registry has.
+    CacheStatus(Box<StatusOptions>),
 }
 
 /// Reads the arguments, the program's own name first.

@@ -4,12 +4,8 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::validate::{invalid, nonempty};
-use crate::{
-    cache::{detect::Place, rollout::is_name},
-    error::Failure,
-    text::quoted,
-};
+use super::validate::{NO_NAMESPACE, invalid, is_label, is_subdomain, nonempty};
+use crate::{cache::detect::Place, error::Failure, text::quoted};
 
 /// The heading of the flags about the registry's caches.
 pub(super) const CACHE: &str = "The registry's caches";
@@ -32,13 +28,27 @@ pub(super) struct PlaceArgs {
 }
 
 impl PlaceArgs {
-    /// Checks the names and fills in the defaults.
+    /// Checks the names, which become parts of paths, and fills in the defaults.
     pub(super) fn place(&self) -> Result<Place, Failure> {
-        let default = Place::default();
-        Ok(Place {
-            namespace: name("--registry-namespace", self.registry_namespace.clone(), default.namespace)?,
-            deployment: name("--registry-deployment", self.registry_deployment.clone(), default.deployment)?,
-        })
+        let mut place = Place::default();
+        if let Some(namespace) = nonempty(self.registry_namespace.clone()) {
+            if !is_label(&namespace) {
+                return Err(invalid("--registry-namespace", &namespace, NO_NAMESPACE));
+            }
+            place.namespace = namespace;
+        }
+        if let Some(deployment) = nonempty(self.registry_deployment.clone()) {
+            if !is_subdomain(&deployment) {
+                return Err(invalid(
+                    "--registry-deployment",
+                    &deployment,
+                    "a name has at most 253 lower case letters, digits, '-' and '.', and begins and ends with a letter \
+                     or digit",
+                ));
+            }
+            place.deployment = deployment;
+        }
+        Ok(place)
     }
 
     /// The flags to repeat a command with, each with a blank in front.
@@ -54,17 +64,5 @@ impl PlaceArgs {
             }
         }
         line
-    }
-}
-
-fn name(flag: &'static str, word: Option<String>, default: String) -> Result<String, Failure> {
-    match nonempty(word) {
-        None => Ok(default),
-        Some(word) if is_name(&word) => Ok(word),
-        Some(word) => Err(invalid(
-            flag,
-            &word,
-            "a name has lower case letters, digits, '-' and '.', and neither begins nor ends with '-' or '.'",
-        )),
     }
 }

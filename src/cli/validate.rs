@@ -117,16 +117,23 @@ pub(super) fn verbosity(word: Option<&str>) -> Result<u8, Failure> {
 }
 
 fn output(word: Option<&str>) -> Result<OutputFormat, Failure> {
+    output_of(word, &OutputFormat::BY_NAME)
+}
+
+/// One of these formats, by its word.
+pub(super) fn output_of(
+    word: Option<&str>,
+    formats: &[(&str, OutputFormat)],
+) -> Result<OutputFormat, Failure> {
     let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(OutputFormat::default()) };
-    OutputFormat::BY_NAME.into_iter().find(|(name, _)| *name == word).map(|(_, format)| format).ok_or_else(
-        || {
-            let names = OutputFormat::BY_NAME.map(|(name, _)| name).join(",");
-            Failure::usage(format!(
-                "unable to match a printer suitable for the output format {}, allowed formats are: {names}",
-                quote(word)
-            ))
-        },
-    )
+    formats.iter().find(|(name, _)| *name == word).map(|(_, format)| *format).ok_or_else(|| {
+        let names: Vec<&str> = formats.iter().map(|(name, _)| *name).collect();
+        Failure::usage(format!(
+            "unable to match a printer suitable for the output format {}, allowed formats are: {}",
+            quote(word),
+            names.join(",")
+        ))
+    })
 }
 
 /// One of a few words; the default without one.
@@ -160,12 +167,11 @@ fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
     if is_label(&name) {
         return Ok(Some(name));
     }
-    Err(invalid(
-        "-n, --namespace",
-        &name,
-        "a namespace has at most 63 lower case letters, digits and '-', and neither begins nor ends with '-'",
-    ))
+    Err(invalid("-n, --namespace", &name, NO_NAMESPACE))
 }
+
+pub(super) const NO_NAMESPACE: &str =
+    "a namespace has at most 63 lower case letters, digits and '-', and neither begins nor ends with '-'";
 
 /// Whether it is a DNS label as Kubernetes names use it.
 pub(super) fn is_label(name: &str) -> bool {
@@ -174,6 +180,11 @@ pub(super) fn is_label(name: &str) -> bool {
         && name.bytes().all(|byte| inner(byte) || byte == b'-')
         && name.bytes().next().is_some_and(inner)
         && name.bytes().next_back().is_some_and(inner)
+}
+
+/// Whether it is a DNS subdomain as most Kubernetes names are.
+pub(super) fn is_subdomain(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 fn referrers_from(lists: &[String]) -> Result<Vec<ResourceName>, Failure> {
@@ -193,7 +204,7 @@ fn referrers_from(lists: &[String]) -> Result<Vec<ResourceName>, Failure> {
 
 /// Reads a resource as kubectl does. A group's first part may look like a version, too: then the version is needed.
 fn resource_name(word: &str) -> Option<ResourceName> {
-    let is_name = word.len() <= 253 && word.split('.').all(is_label);
+    let is_name = is_subdomain(word);
     let (resource, rest) = word.split_once('.').unwrap_or((word, ""));
     let (second, group) = rest.split_once('.').unwrap_or((rest, ""));
     let (version, group) = if is_version(second) { (Some(second.to_owned()), group) } else { (None, rest) };

@@ -1,4 +1,5 @@
 //! The subcommands of `cache`.
 
 pub mod flush;
+pub mod status;
 pub mod switch;

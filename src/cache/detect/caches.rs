@@ -398,8 +398,8 @@ fn with_value(name: &'static str, leaf: &Leaf) -> String {
 
 /// The value of a setting for people, unless it may be secret.
 fn shown(name: &'static str, leaf: &Leaf) -> Option<String> {
-    let Scalar::Is(Some(text)) = &leaf.scalar else { return None };
-    let text = text.expose_secret();
+    let Scalar::Is(text) = &leaf.scalar else { return None };
+    let text = text.as_ref().map_or("null", ExposeSecret::expose_secret);
     let from = match &leaf.at {
         Configured::Variable { from, .. } => from.as_ref(),
         Configured::File(from) => Some(from),
@@ -408,7 +408,8 @@ fn shown(name: &'static str, leaf: &Leaf) -> Option<String> {
     let is_secret = from.is_some_and(|KeyOf { source, .. }| source.origin == Origin::Secret)
         || name == settings::PASSWORD;
     // A URL with a password, where an address should be.
-    let is_wrong = matches!(name, settings::ADDR | settings::ADDRS) && addresses(text, PORT).is_err();
+    let is_address = matches!(name, settings::ADDR | settings::ADDRS);
+    let is_wrong = is_address && addresses(text, PORT).is_err();
     (!is_secret && !is_wrong).then(|| brief(text))
 }
 

@@ -20,7 +20,6 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-pub(crate) use self::api::is_name;
 use self::api::{Api, FindError};
 use self::follow::{Cause, Patience, Verdict};
 pub(in crate::cache) use self::follow::{Follower, Goal};

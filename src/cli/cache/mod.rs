@@ -1,6 +1,7 @@
 //! The subcommands of `cache`: their flags as typed, and what becomes of them.
 
 mod flush;
+mod status;
 mod switch;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ Commands:
   flush    Remove deleted blobs from the registry's Redis
   disable  Turn the registry's caches off for good
   enable   Turn them on again
+  status   Show which caches the registry has, and what can be done about them
 
 See '{program} cache COMMAND --help' for the flags.
 ";
@@ -30,6 +32,7 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
         "flush" => flush::invocation(words, program),
         "disable" => switch::disable(words, program),
         "enable" => switch::enable(words, program),
+        "status" => status::invocation(words, program),
         "-h" | "--help" => commands(),
         other => {
             Err(Failure::usage(format!("unknown command \"{}\" for \"{program} cache\"", sanitize(other)))

@@ -291,6 +291,6 @@ mod tests {
             assert_eq!((failure.exit, failure.message.as_str()), (Exit::Usage, message), "{line}");
         }
         let failure = run("cache disable --registry-namespace=../x").unwrap_err();
-        assert!(failure.message.contains("a name has lower case letters"), "{failure}");
+        assert!(failure.message.contains("a namespace has at most 63"), "{failure}");
     }
 }

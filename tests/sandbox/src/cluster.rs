@@ -27,7 +27,8 @@ use crate::{Config, Sandbox, lock};
 pub struct ClusterConfig {
     /// The API server. Its `settings.registry_host` becomes the registry's, if there is one.
     pub sandbox: Config,
-    /// The registry; `None` for a cluster without one. Its `server_address` becomes its own host.
+    /// The registry; `None` for a cluster without one. Its `server_address` becomes its own host. The environment of the
+    /// pods says the same, except with an operator, which writes it as operators do.
     pub registry: Option<RegistryConfig>,
     /// How many replicas the registry has, each a pod with its own address over the same storage; at least one, unless
     /// there is a controller.
@@ -180,7 +181,11 @@ impl Cluster {
         if let Some(pace) = controller {
             cluster.control(&running, listeners.remove(0), pace, config.operator, replicas);
         } else {
-            workload::create_deployment(running.api.store(), listeners.len());
+            workload::create_deployment(
+                running.api.store(),
+                listeners.len(),
+                &workload::environment(&running.base),
+            );
             for listener in listeners {
                 running.add(listener);
             }
@@ -198,12 +203,12 @@ impl Cluster {
         replicas: usize,
     ) {
         let store = running.api.store();
-        workload::create_secret(store);
+        workload::create_secret(store, &running.base);
         if let Some(operator) = &operator {
             operator.install(store, replicas);
         } else {
             let replicas = i64::try_from(replicas).expect("fewer replicas than that");
-            let mut deployment = workload::deployment(replicas);
+            let mut deployment = workload::deployment(replicas, &workload::environment(&running.base));
             deployment["metadata"]["generation"] = 1.into();
             store.create("deployments", deployment);
         }
@@ -452,7 +457,7 @@ impl Running {
         let number = replica.number();
         let address = listener.local_addr().expect("the listener's address");
         let shown = self.shown(number, address);
-        let endpoint = workload::add_pod(self.api.store(), number, shown);
+        let endpoint = workload::add_pod(self.api.store(), number, shown, &workload::environment(&self.base));
         self.begin(replica, listener, endpoint);
         workload::set_endpoints(self.api.store(), &self.endpoints());
         number

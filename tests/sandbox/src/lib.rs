@@ -22,7 +22,22 @@
 //! ```
 //!
 //! A [`Cluster`] has a registry as well, with any number of replicas, which share the log and the faults with the API
-//! server.
+//! server. With a [`Pace`] its pods come and go as its Deployment wants them; with an [`Operator`] that is kept as its
+//! configuration says:
+//!
+//! ```no_run
+//! use sandbox::{Cluster, ClusterConfig, Operator, Pace};
+//!
+//! let cluster = Cluster::start(ClusterConfig {
+//!     replicas: 3,
+//!     controller: Some(Pace::default().seeded(7)),
+//!     operator: Some(Operator::default()),
+//!     ..ClusterConfig::default()
+//! });
+//! let served = cluster.serving();
+//! // Run something that restarts the registry, then:
+//! assert!(cluster.serving().iter().all(|number| !served.contains(number)));
+//! ```
 #![expect(
     clippy::expect_used,
     clippy::missing_panics_doc,

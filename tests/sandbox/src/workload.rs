@@ -1,16 +1,21 @@
 //! The registry as the API server knows it: what the image-registry operator makes, and a pod per replica.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::api::{Store, metadata, now};
+use crate::registry::RegistryConfig;
 
 pub(crate) const NAMESPACE: &str = "openshift-image-registry";
 /// The port of the registry's container and of its service.
 pub(crate) const PORT: u16 = 5000;
 pub(crate) const NAME: &str = "image-registry";
 const PRIVATE: &str = "image-registry-private-configuration";
+const REDIS_PASSWORD: &str = "REGISTRY_REDIS_PASSWORD";
 const IMAGE: &str = "quay.io/openshift/origin-docker-registry:latest";
 
 /// The name of a replica's pod.
@@ -33,10 +38,13 @@ pub(crate) fn prepare(store: &Store) {
 }
 
 /// Makes the Secret that the container's environment refers to.
-pub(crate) fn create_secret(store: &Store) {
+pub(crate) fn create_secret(store: &Store, config: &RegistryConfig) {
     let metadata = json!({ "namespace": NAMESPACE, "name": PRIVATE });
     // Any value does.
-    let data = json!({ "REGISTRY_HTTP_SECRET": "c2FuZGJveA==" });
+    let mut data = json!({ "REGISTRY_HTTP_SECRET": STANDARD.encode("sandbox") });
+    if let Some(password) = config.redis.as_ref().and_then(|redis| redis.password.as_ref()) {
+        data[REDIS_PASSWORD] = STANDARD.encode(password).into();
+    }
     store.create("secrets", json!({ "metadata": metadata, "type": "Opaque", "data": data }));
 }
 
@@ -57,8 +65,53 @@ pub(crate) fn ensure_service(store: &Store) {
     );
 }
 
-/// The Deployment that the image-registry operator makes.
-pub(crate) fn deployment(replicas: i64) -> Value {
+/// The variables that configure a registry so, where it is not configured as the operator does it. A password is one
+/// that a Secret keeps.
+pub(crate) fn environment(config: &RegistryConfig) -> Vec<Value> {
+    let mut variables = Vec::new();
+    let mut set = |name: &str, value: &str| variables.push(json!({ "name": name, "value": value }));
+    if config.cache_disabled {
+        set("REGISTRY_OPENSHIFT_CACHE_DISABLED", "true");
+    }
+    if config.ttl != Duration::from_secs(600) {
+        set("REGISTRY_OPENSHIFT_CACHE_BLOBREPOSITORYTTL", &format!("{}ms", config.ttl.as_millis()));
+    }
+    if config.readonly {
+        set("REGISTRY_STORAGE_MAINTENANCE_READONLY", "{enabled: true}");
+    }
+    if !config.delete_enabled {
+        set("REGISTRY_STORAGE_DELETE_ENABLED", "false");
+    }
+    if let Some(redis) = &config.redis {
+        set("REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR", "redis");
+        set("REGISTRY_REDIS_ADDR", &redis.address);
+        if redis.database != 0 {
+            set("REGISTRY_REDIS_DB", &redis.database.to_string());
+        }
+        if redis.tls_ca.is_some() {
+            set("REGISTRY_REDIS_TLS_ENABLED", "true");
+        }
+        if redis.password.is_some() {
+            let reference = json!({ "secretKeyRef": { "name": PRIVATE, "key": REDIS_PASSWORD } });
+            variables.push(json!({ "name": REDIS_PASSWORD, "valueFrom": reference }));
+        }
+    }
+    variables
+}
+
+/// Lays variables over those of a container.
+fn overlay(container: &mut Value, variables: &[Value]) {
+    let Some(env) = container["env"].as_array_mut() else { return };
+    for variable in variables {
+        env.retain(|earlier| earlier["name"] != variable["name"]);
+        env.push(variable.clone());
+    }
+}
+
+/// The Deployment that the image-registry operator makes, with further variables.
+pub(crate) fn deployment(replicas: i64, variables: &[Value]) -> Value {
+    let mut container = container(PORT);
+    overlay(&mut container, variables);
     let labels = labels();
     json!({
         "metadata": { "namespace": NAMESPACE, "name": NAME, "labels": labels },
@@ -68,26 +121,27 @@ pub(crate) fn deployment(replicas: i64) -> Value {
             "selector": { "matchLabels": labels },
             "template": {
                 "metadata": { "labels": labels },
-                "spec": { "containers": [container(PORT)] },
+                "spec": { "containers": [container] },
             },
         },
     })
 }
 
 /// Makes a Deployment whose replicas are all there.
-pub(crate) fn create_deployment(store: &Store, replicas: usize) {
-    let mut deployment = deployment(i64::try_from(replicas).expect("fewer replicas than that"));
+pub(crate) fn create_deployment(store: &Store, replicas: usize, variables: &[Value]) {
+    let mut deployment = deployment(i64::try_from(replicas).expect("fewer replicas than that"), variables);
     deployment["status"] =
         json!({ "replicas": replicas, "readyReplicas": replicas, "updatedReplicas": replicas });
     store.create("deployments", deployment);
 }
 
 /// Makes the pod of a replica, and returns it as an endpoint. Replicas share one machine, so each has a port of its own.
-pub(crate) fn add_pod(store: &Store, replica: usize, address: SocketAddr) -> Endpoint {
+pub(crate) fn add_pod(store: &Store, replica: usize, address: SocketAddr, variables: &[Value]) -> Endpoint {
     let time = now();
     let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"]
         .map(|kind| json!({ "type": kind, "status": "True", "lastTransitionTime": time }));
-    let container = container(address.port());
+    let mut container = container(address.port());
+    overlay(&mut container, variables);
     let image = &container["image"];
     let status = json!({
         "phase": "Running",

@@ -80,7 +80,7 @@ fn last_generation(config: &Value) -> Option<i64> {
 fn expected(config: &Value) -> Value {
     let spec = &config["spec"];
     let replicas = spec["replicas"].as_i64().unwrap_or(1);
-    let mut deployment = workload::deployment(replicas);
+    let mut deployment = workload::deployment(replicas, &[]);
     let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
     if let Some(env) = container["env"].as_array_mut() {
         let mut add = |name: &str, value: &str| env.push(json!({ "name": name, "value": value }));

@@ -1,0 +1,152 @@
+//! The flags of `cache status`.
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+
+use super::super::{
+    connection::ConnectionArgs,
+    options::OutputFormat,
+    parse::{Invocation, like_pflag, usage},
+    place::PlaceArgs,
+    redis::RedisArgs,
+    validate,
+};
+use crate::{cache::commands::status::StatusOptions, error::Failure};
+
+/// Show which caches the registry has, and what can be done about them
+///
+/// Reads the registry's configuration as far as the rights reach, looks which replicas can be reached from here, and asks
+/// what the user may do. What cannot be read is said, with the command that would allow it. Nothing is changed.
+#[derive(Parser)]
+#[command(
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    next_help_heading = "Flags",
+    after_long_help = AFTER
+)]
+struct StatusArgs {
+    /// Output: text, json or yaml
+    #[arg(long, short, value_name = "FORMAT")]
+    output: Option<String>,
+
+    #[command(flatten)]
+    place: PlaceArgs,
+
+    #[command(flatten)]
+    redis: RedisArgs,
+
+    /// How much to log on stderr, 0 to 10
+    #[arg(long = "v", short = 'v', value_name = "N")]
+    verbosity: Option<String>,
+
+    /// Print this text
+    #[arg(long = "help", short = 'h', value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    help: Option<String>,
+
+    #[command(flatten)]
+    connection: ConnectionArgs,
+
+    /// Words that are no flags; caught here because the command takes none.
+    #[arg(hide = true)]
+    words: Vec<OsString>,
+}
+
+const AFTER: &str = "\
+Examples:
+  {program} cache status
+  {program} cache status -o json | jq '.caches.digestCache'
+  {program} cache status --registry-namespace=default --registry-deployment=docker-registry
+
+Exit codes:
+  0  done; also: there is no registry, or not all of it can be read
+  1  the API server cannot be reached
+  2  the command line is wrong
+  130, 143  ended by Ctrl-C, by SIGTERM";
+
+const FORMATS: [(&str, OutputFormat); 3] =
+    [("json", OutputFormat::Json), ("text", OutputFormat::Text), ("yaml", OutputFormat::Yaml)];
+
+fn command(program: &str) -> clap::Command {
+    like_pflag(StatusArgs::command())
+        .bin_name(format!("{program} cache status"))
+        .override_usage(format!("{program} cache status [flags]"))
+        .max_term_width(100)
+}
+
+/// Reads the words from `status` on.
+pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
+    let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut command = command(program);
+    let args = command
+        .try_get_matches_from_mut(words)
+        .and_then(|mut matches| StatusArgs::from_arg_matches_mut(&mut matches))
+        .map_err(|error| usage(&error, &last))?;
+    if validate::asked_for("--help", args.help.as_deref())? {
+        let text = command.render_long_help().to_string();
+        return Ok(Invocation::Print(text.replace("{program}", program)));
+    }
+    if !args.words.is_empty() {
+        return Err(Failure::usage("no arguments are allowed to this command"));
+    }
+    let options = StatusOptions {
+        place: args.place.place()?,
+        redis: args.redis.options()?,
+        output: validate::output_of(args.output.as_deref(), &FORMATS)?,
+        verbosity: validate::verbosity(args.verbosity.as_deref())?,
+        connection: args.connection.options()?,
+    };
+    Ok(Invocation::CacheStatus(Box::new(options)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::parse, error::Exit};
+
+    fn run(line: &str) -> Result<Invocation, Failure> {
+        let words = ["oc-prune_images", "cache", "status"].into_iter().chain(line.split_whitespace());
+        parse(words.map(Into::into))
+    }
+
+    #[test]
+    fn flags_become_options() {
+        StatusArgs::command().debug_assert();
+        let Ok(Invocation::CacheStatus(options)) = run(
+            "-o yaml --registry-namespace=default --registry-deployment=docker.registry-2 --context=c -v 3",
+        ) else {
+            panic!()
+        };
+        assert_eq!((&*options.place.namespace, &*options.place.deployment), ("default", "docker.registry-2"));
+        assert_eq!((options.output, options.verbosity), (OutputFormat::Yaml, 3));
+        assert_eq!(options.connection.context.as_deref(), Some("c"));
+        match run("--help") {
+            Ok(Invocation::Print(text)) => assert!(!text.contains("{program}"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn names_that_would_lead_elsewhere_are_refused() {
+        for (flag, names) in [
+            ("--registry-namespace", ["../x", "a/b", "a.b", "A", "a?b", "-a"]),
+            ("--registry-deployment", ["../x", "a/b", "a..b", "A", "a?b", ".a"]),
+        ] {
+            for name in names {
+                let Err(failure) = run(&format!("{flag}={name}")) else { panic!("{flag}={name}") };
+                assert_eq!(failure.exit, Exit::Usage);
+                assert!(failure.message.contains(&format!("for \"{flag}\" flag")), "{failure}");
+            }
+        }
+        let Err(failure) = run("-o wide") else { panic!() };
+        assert_eq!(
+            failure.message,
+            "unable to match a printer suitable for the output format \"wide\", allowed formats are: json,text,yaml"
+        );
+        let Err(failure) = run("more") else { panic!() };
+        assert_eq!(failure.message, "no arguments are allowed to this command");
+    }
+}
