@@ -378,6 +378,27 @@ async fn a_redis_is_reached_by_the_names_and_addresses_that_pods_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn outside_of_the_cluster_a_name_that_was_found_there_is_not_taken_for_another_host() {
+    let fixture = Fixture::start();
+    // The machine that the test runs on answers to a name, too, as another host may answer to the service's name here.
+    let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned();
+    if name.is_empty()
+        || name.contains('.')
+        || std::net::ToSocketAddrs::to_socket_addrs(&(name.as_str(), 1)).is_err()
+    {
+        return;
+    }
+    let other = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
+    other.set_nonblocking(true).unwrap();
+    let url = format!("redis://:geheim@{name}:{}", other.local_addr().unwrap().port());
+    let access = Access { patience: Duration::from_secs(2), ..access(&url) };
+    let dialer = Dialer::found_in(fixture.cluster("pruner").await, NAMESPACE);
+    let failure = soon(evict(access, dialer, 0)).await.unwrap_err();
+    assert!(failure.to_string().contains("not tried directly"), "{failure}");
+    assert!(other.accept().is_err(), "nobody was asked, or told the password");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_bars_the_way_is_told_with_the_right_that_is_missing() {
     let fixture = Fixture::start();
     let fails = async |user: &str, url: &str| {

@@ -554,6 +554,15 @@ pub(super) fn redis_access(found: &Discovery, options: &RedisOptions) -> Result<
     })
 }
 
+/// How to reach its nodes.
+pub(super) fn dialer(cluster: &Cluster, found: &Discovery, options: &RedisOptions) -> Dialer {
+    let namespace = found.place.namespace.clone();
+    match options.whereabouts {
+        Whereabouts::At(_) => Dialer::through(cluster.clone(), namespace),
+        Whereabouts::Detect | Whereabouts::Absent => Dialer::found_in(cluster.clone(), namespace),
+    }
+}
+
 /// Which Redis there is, and a connection to it.
 async fn redis(
     cluster: &Cluster,
@@ -566,7 +575,7 @@ async fn redis(
         Err(shared) => return Ok((shared, None)),
     };
     let address = access.address.to_string();
-    let dialer = Dialer::through(cluster.clone(), found.place.namespace.clone());
+    let dialer = dialer(cluster, found, options);
     let events = {
         let tell = Arc::clone(tell);
         Arc::new(move |event: &RedisEvent| {

@@ -13,7 +13,7 @@ use super::super::input::{self, InputError};
 use super::super::redis::{
     Access, Dialer, Doomed, Event, Evicted, Layout, Redis, RedisFailure, RedisOptions, Selection,
 };
-use super::super::step::redis_access;
+use super::super::step::{dialer, redis_access};
 use super::session::{ClusterAccess, Session};
 use crate::cause::io_text;
 use crate::error::{Exit, Failure};
@@ -80,9 +80,7 @@ pub async fn flush(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure
     match &access {
         Some(access) => {
             let dialer = match &session {
-                Some(Session { cluster, found }) => {
-                    Dialer::through(cluster.clone(), found.place.namespace.clone())
-                }
+                Some(Session { cluster, found }) => dialer(cluster, found, &options.redis),
                 None => Dialer::direct(),
             };
             let address = access.address.to_string();

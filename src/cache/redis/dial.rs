@@ -42,7 +42,15 @@ impl fmt::Debug for Dialer {
 struct Inner {
     cluster: Cluster,
     namespace: String,
+    order: Order,
     ways: Mutex<HashMap<(String, u16), Way>>,
+}
+
+/// Which way is tried first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    DirectFirst,
+    ClusterFirst,
 }
 
 /// What is known about the way to a node.
@@ -95,8 +103,21 @@ impl Dialer {
     /// is, and where IP addresses are looked for: the registry's.
     #[must_use]
     pub fn through(cluster: Cluster, namespace: impl Into<String>) -> Self {
+        Self::new(cluster, namespace, Order::DirectFirst)
+    }
+
+    /// The same for an address that was found in the registry's configuration and not named by the user: outside of the
+    /// cluster such a name or address may be another host's, and the password that was found with it is not for that
+    /// one. So the cluster's own way comes first there, and no other one is taken if it is barred.
+    #[must_use]
+    pub fn found_in(cluster: Cluster, namespace: impl Into<String>) -> Self {
+        let order = if cluster.is_in_cluster() { Order::DirectFirst } else { Order::ClusterFirst };
+        Self::new(cluster, namespace, order)
+    }
+
+    fn new(cluster: Cluster, namespace: impl Into<String>, order: Order) -> Self {
         let namespace = namespace.into();
-        Self { inner: Some(Arc::new(Inner { cluster, namespace, ways: Mutex::default() })) }
+        Self { inner: Some(Arc::new(Inner { cluster, namespace, order, ways: Mutex::default() })) }
     }
 
     /// Whether nodes that cannot be reached directly are looked for in a cluster.
@@ -111,10 +132,16 @@ impl Dialer {
             return Ok(Some(address));
         }
         let Some(behind) = behind(host, &inner.namespace) else { return Ok(None) };
-        let direct = match tokio::time::timeout(DIRECT, TcpStream::connect((host, port))).await {
-            Ok(Ok(stream)) => return Ok(stream.peer_addr().ok()),
-            Ok(Err(error)) => io_text(&error),
-            Err(_) => format!("no connection within {DIRECT:?}"),
+        // This machine is nobody else's.
+        let is_here = matches!(behind, Host::Address(address) if address.is_loopback());
+        let direct = if inner.order == Order::ClusterFirst && !is_here {
+            "not tried directly, for outside of the cluster it may be another host".to_owned()
+        } else {
+            match tokio::time::timeout(DIRECT, TcpStream::connect((host, port))).await {
+                Ok(Ok(stream)) => return Ok(stream.peer_addr().ok()),
+                Ok(Err(error)) => io_text(&error),
+                Err(_) => format!("no connection within {DIRECT:?}"),
+            }
         };
         let step = format!("connect to {}", host_text(&sanitize(host), port));
         // Boxed: every connection would have room for it otherwise.

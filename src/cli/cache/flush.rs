@@ -266,7 +266,10 @@ mod tests {
         assert!(options.scan_repositories && options.dry_run);
         assert_eq!((options.key_prefix.as_str(), options.verbosity), ("p:", 3));
         assert_eq!(options.redis.patience, Duration::from_secs(120));
-        assert_eq!(options.redis.access(None).unwrap().address.password.as_ref().unwrap().expose_secret(), "geheim");
+        assert_eq!(
+            options.redis.access(None).unwrap().address.password.as_ref().unwrap().expose_secret(),
+            "geheim"
+        );
         assert!(!format!("{options:?}").contains("geheim"));
         assert_eq!(
             options.repeat,
