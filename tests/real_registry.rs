@@ -1,0 +1,509 @@
+//! The registry's Redis after deletions, with real processes: `docker-registry` and its own garbage collection, Redis
+//! standalone, with TLS, Cluster, Sentinel and ACL users.
+//!
+//! Needs `docker-registry` and `redis-server`; without them the tests say so and do nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests: whatever is wrong here fails them"
+)]
+
+#[path = "common/docker_registry.rs"]
+mod docker_registry;
+#[path = "common/plugin.rs"]
+#[allow(dead_code, reason = "each test uses a part")]
+mod plugin;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use docker_registry::DockerRegistry;
+use http::{Method, StatusCode};
+use plugin::{Plugin, Ran};
+use sandbox::redis::{Server, free_port};
+use sandbox::registry::client::{Client, Format, Pushed};
+use sandbox::registry::{Digest, docker_registry_binary};
+use sandbox::tls::Authority;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+const PASSWORD: &str = "geheim-9f3c";
+
+/// Where the registry's keys are; others have theirs in the same Redis.
+const DATABASE: usize = 3;
+
+fn is_installed() -> bool {
+    for (found, package) in
+        [(Server::installed(), "redis-server"), (docker_registry_binary().is_some(), "docker-registry")]
+    {
+        if !found {
+            eprintln!("skipped: {package} is missing; apt-get install {package}");
+            return false;
+        }
+    }
+    true
+}
+
+/// Every key of every database with its bytes; sets as their sorted members.
+type Dump = BTreeMap<(usize, String), Vec<u8>>;
+
+fn words(line: &str) -> Vec<Vec<u8>> {
+    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+}
+
+/// Sends commands to one database.
+fn send(server: &Server, database: usize, lines: &[String]) -> Vec<Vec<u8>> {
+    let select = format!("SELECT {database}");
+    let commands: Vec<_> =
+        std::iter::once(select.as_str()).chain(lines.iter().map(String::as_str)).map(words).collect();
+    let mut answers = server.send(&commands);
+    assert_eq!(answers.remove(0), b"+OK");
+    answers
+}
+
+fn dump(server: &Server, databases: impl IntoIterator<Item = usize>) -> Dump {
+    let mut all = Dump::new();
+    for database in databases {
+        let keys = send(server, database, &["KEYS *".to_owned()]).remove(0);
+        let keys: Vec<String> = String::from_utf8(keys).unwrap().lines().map(str::to_owned).collect();
+        let types: Vec<_> = keys.iter().map(|key| format!("TYPE {key}")).collect();
+        let questions: Vec<_> = keys
+            .iter()
+            .zip(send(server, database, &types))
+            .map(|(key, kind)| match kind.as_slice() {
+                // A Redis keeps the members in a changing order.
+                b"+set" => format!("SMEMBERS {key}"),
+                _ => format!("DUMP {key}"),
+            })
+            .collect();
+        for ((key, question), bytes) in
+            keys.into_iter().zip(&questions).zip(send(server, database, &questions))
+        {
+            let bytes = match question.starts_with("SMEMBERS") {
+                true => sorted(&bytes, &BTreeSet::new()),
+                false => bytes,
+            };
+            all.insert((database, key), bytes);
+        }
+    }
+    all
+}
+
+/// The members of a set but for some.
+fn sorted(members: &[u8], without: &BTreeSet<String>) -> Vec<u8> {
+    let text = std::str::from_utf8(members).unwrap();
+    let members: BTreeSet<&str> = text.lines().filter(|member| !without.contains(*member)).collect();
+    members.into_iter().collect::<Vec<_>>().join("\n").into_bytes()
+}
+
+/// Keys of others.
+const FOREIGN: [&str; 7] = [
+    "SET session:1 blobs",
+    "SET blobs::photos 1",
+    "HSET repository::A::blobs x y",
+    "SET myblobs::sha256:00 1",
+    "SADD upload:blobs a b c",
+    "ZADD scores 1 repository::a/b::blobs",
+    "SETEX blobs::cached:5 3600 x",
+];
+
+fn seed_foreign(server: &Server) {
+    let lines = FOREIGN.map(str::to_owned);
+    for database in [0, DATABASE, 9] {
+        let answers = send(server, database, &lines);
+        assert!(answers.iter().all(|answer| !answer.starts_with(b"-")), "{answers:?}");
+    }
+}
+
+/// What of the cache is to be gone.
+#[derive(Debug, Default)]
+struct Gone {
+    blobs: BTreeSet<String>,
+    /// Where they are forgotten, too.
+    repositories: Vec<&'static str>,
+    /// Repositories that are forgotten a blob, which may stay elsewhere.
+    links: BTreeSet<(String, String)>,
+}
+
+impl Gone {
+    /// The keys that are left of these, with their bytes.
+    fn left_of(&self, before: &Dump, database: usize) -> Dump {
+        let mut left = before.clone();
+        left.retain(|(own, key), bytes| {
+            if *own != database {
+                return true;
+            }
+            if let Some(digest) = key.strip_prefix("blobs::") {
+                return !self.blobs.contains(digest);
+            }
+            let Some((repository, rest)) =
+                key.strip_prefix("repository::").and_then(|rest| rest.split_once("::blobs"))
+            else {
+                return true;
+            };
+            let mut lost: BTreeSet<String> = self
+                .links
+                .iter()
+                .filter(|(name, _)| name == repository)
+                .map(|(_, digest)| digest.clone())
+                .collect();
+            if self.repositories.contains(&repository) {
+                lost.extend(self.blobs.iter().cloned());
+            }
+            match rest.strip_prefix("::") {
+                Some(digest) => !lost.contains(digest),
+                None if lost.is_empty() => true,
+                None => {
+                    *bytes = sorted(bytes, &lost);
+                    !bytes.is_empty()
+                }
+            }
+        });
+        left
+    }
+}
+
+#[track_caller]
+fn assert_same(after: &Dump, expected: &Dump) {
+    for (key, bytes) in expected {
+        match after.get(key) {
+            None => panic!("{key:?} is lost"),
+            Some(now) => assert_eq!(
+                String::from_utf8_lossy(now),
+                String::from_utf8_lossy(bytes),
+                "{key:?} has changed"
+            ),
+        }
+    }
+    let left: Vec<_> = after.keys().filter(|key| !expected.contains_key(key)).collect();
+    assert!(left.is_empty(), "still there: {left:?}");
+}
+
+/// The bytes of a layer.
+fn layer(name: &str) -> Vec<u8> {
+    format!("{name} ").repeat(2000).into_bytes()
+}
+
+const REPOSITORIES: [&str; 2] = ["shop/web", "shop/api"];
+const MOUNTED: &str = "shop/mounted";
+
+async fn push(client: &Client, repository: &str, tag: &str, layers: &[&str]) -> Pushed {
+    let config =
+        json!({ "architecture": "amd64", "os": "linux", "repository": repository, "layers": layers });
+    let layers: Vec<_> = layers.iter().map(|name| layer(name)).collect();
+    client.push_image(repository, Some(tag), Format::Docker, &layers, &config).await.unwrap()
+}
+
+/// A registry with two repositories, and a Redis that others use as well.
+struct Plain {
+    runtime: Runtime,
+    registry: DockerRegistry,
+    redis: Server,
+    pruned: Digest,
+    /// What garbage collection has said.
+    gone: Vec<String>,
+}
+
+impl Plain {
+    /// The images `old` and `new` in each repository, all with layers in common; then `old` is deleted and its garbage
+    /// collected.
+    fn start(redis: Server) -> Self {
+        let address = redis.address();
+        Self::start_with(redis, &address)
+    }
+
+    /// [`Plain::start`] where the registry reaches its Redis at another address.
+    fn start_with(redis: Server, address: &str) -> Self {
+        seed_foreign(&redis);
+        let registry = DockerRegistry::start(&json!({
+            "addr": address,
+            "password": PASSWORD,
+            "db": DATABASE,
+        }));
+        let runtime = Runtime::new().unwrap();
+        let client = registry.client();
+        runtime.block_on(async {
+            for repository in REPOSITORIES {
+                let old = push(&client, repository, "old", &["base", "pruned"]).await;
+                push(&client, repository, "new", &["base", repository]).await;
+                for tag in ["old", "new"] {
+                    client.pull_whole(repository, tag).await.unwrap();
+                }
+                let path = format!("/v2/{repository}/manifests/{}", old.digest);
+                let deleted = client.send(Method::DELETE, &path, &[], "").await.unwrap();
+                assert_eq!(deleted.status(), StatusCode::ACCEPTED);
+            }
+        });
+        let pruned = Digest::of(&layer("pruned"));
+        Self { runtime, registry, redis, pruned, gone: Vec::new() }
+    }
+
+    /// Collects the garbage: the layer, and manifest and config of both images.
+    fn collect_garbage(&mut self) {
+        self.gone = self.registry.collect_garbage();
+        assert_eq!(self.gone.len(), 5, "{:?}", self.gone);
+        assert!(self.gone.iter().any(|digest| digest == self.pruned.as_str()));
+        assert!(
+            self.gone.iter().all(|digest| self
+                .registry
+                .storage()
+                .blob_size(&Digest::parse(digest).unwrap())
+                .is_none())
+        );
+    }
+
+    fn status(&self, method: Method, path: &str) -> StatusCode {
+        self.runtime.block_on(self.registry.client().send(method, path, &[], "")).unwrap().status()
+    }
+
+    /// What the registry claims to have and has not, as repository and digest.
+    fn stale(&self) -> Vec<(&'static str, String)> {
+        let client = self.registry.client();
+        let mut stale = Vec::new();
+        for repository in REPOSITORIES {
+            for digest in &self.gone {
+                let path = format!("/v2/{repository}/blobs/{digest}");
+                match self.status(Method::HEAD, &path) {
+                    StatusCode::NOT_FOUND => {
+                        assert_eq!(self.status(Method::GET, &path), StatusCode::NOT_FOUND);
+                    }
+                    StatusCode::OK => {
+                        let got = self.runtime.block_on(client.send(Method::GET, &path, &[], ""));
+                        let broken = got.expect_err("its data is gone").to_string();
+                        assert!(broken.starts_with("GET /v2/"), "{broken}");
+                        stale.push((repository, digest.clone()));
+                    }
+                    status => panic!("{path}: {status}"),
+                }
+            }
+        }
+        stale
+    }
+
+    fn push_again(&self) -> bool {
+        let client = self.registry.client();
+        self.runtime.block_on(async {
+            push(&client, "shop/web", "again", &["base", "pruned"]).await;
+            client.pull_whole("shop/web", "again").await.is_ok()
+        })
+    }
+
+    fn mount(&self) -> StatusCode {
+        let mounting = async || self.registry.client().mount_blob(MOUNTED, &self.pruned, "shop/web").await;
+        self.runtime.block_on(mounting()).unwrap()
+    }
+
+    /// Fails unless Redis has the registry lie: there is something to be flushed.
+    #[track_caller]
+    fn assert_stale(&self) {
+        let stale = self.stale();
+        assert_eq!(stale.len(), 4, "the layer and a config in each of two repositories: {stale:?}");
+        assert_eq!(self.mount(), StatusCode::CREATED, "it can be mounted");
+        let path = format!("/v2/{MOUNTED}/blobs/{}", self.pruned);
+        assert_eq!(self.status(Method::HEAD, &path), StatusCode::OK, "and is there, too");
+        assert!(!self.push_again(), "a push that re-uses it is accepted, and broken");
+        assert!(self.registry.storage().blob_size(&self.pruned).is_none(), "the push has not uploaded it");
+    }
+
+    /// Fails unless the registry says what is true, and a push that re-uses the layer is whole.
+    #[track_caller]
+    fn assert_clean(&self) {
+        assert_eq!(self.stale(), []);
+        assert_eq!(self.mount(), StatusCode::ACCEPTED, "it has to be uploaded");
+        assert!(self.push_again());
+        assert_eq!(self.registry.storage().read_blob(&self.pruned).unwrap(), layer("pruned"));
+        let client = self.registry.client();
+        for repository in REPOSITORIES {
+            self.runtime.block_on(client.pull_whole(repository, "new")).unwrap();
+        }
+    }
+
+    fn dump(&self) -> Dump {
+        dump(&self.redis, 0..16)
+    }
+
+    fn url(&self) -> String {
+        format!("{}/{DATABASE}", self.redis.url())
+    }
+
+    fn flush(&self, url: &str) -> Plugin {
+        Plugin::new()
+            .args(["cache", "flush"])
+            .arg(format!("--redis-url={url}"))
+            .file("pw", PASSWORD)
+            .arg("--redis-password-file=pw")
+    }
+
+    /// What garbage collection has printed, as it is; or with each repository in front.
+    fn list(&self, repositories: &[&str]) -> String {
+        let mut lines = Vec::new();
+        for digest in &self.gone {
+            lines.extend(repositories.iter().map(|repository| format!("{repository}@{digest}\n")));
+            if repositories.is_empty() {
+                lines.push(format!("{digest}\n"));
+            }
+        }
+        lines.concat()
+    }
+
+    fn expect(&self, before: &Dump, repositories: &[&'static str]) -> Dump {
+        let gone = Gone {
+            blobs: self.gone.iter().cloned().collect(),
+            repositories: repositories.to_vec(),
+            links: BTreeSet::new(),
+        };
+        gone.left_of(before, DATABASE)
+    }
+}
+
+fn silent(ran: Ran) -> Ran {
+    assert!(!format!("{}{}", ran.stdout, ran.stderr).contains(PASSWORD), "a password is shown\n{ran}");
+    ran
+}
+
+fn standalone() -> Server {
+    Server::start(&[&format!("requirepass {PASSWORD}")]).with_password(PASSWORD)
+}
+
+#[test]
+fn what_garbage_collection_prints_is_enough_to_be_clean() {
+    if !is_installed() {
+        return;
+    }
+    let mut plain = Plain::start(standalone());
+    plain.collect_garbage();
+    plain.assert_stale();
+    let before = plain.dump();
+    let ran = plain.flush(&plain.url()).arg("--digests-from=-").input(plain.list(&[])).run();
+    silent(ran.exits(0)).prints("Summary: evicted 5 key(s) and 0 set member(s)");
+    assert_same(&plain.dump(), &plain.expect(&before, &[]));
+    plain.assert_clean();
+}
+
+#[test]
+fn lines_with_repositories_leave_no_trace_of_the_blobs_there() {
+    if !is_installed() {
+        return;
+    }
+    let mut plain = Plain::start(standalone());
+    plain.collect_garbage();
+    plain.assert_stale();
+    let before = plain.dump();
+    let list = plain.list(&REPOSITORIES);
+    let dry = plain.flush(&plain.url()).args(["--digests-from=-", "--dry-run"]).input(list.clone()).run();
+    silent(dry.exits(0)).prints("Summary: would evict 9 key(s) and 4 set member(s)");
+    assert_same(&plain.dump(), &before);
+    let ran = plain.flush(&plain.url()).arg("--digests-from=list").file("list", list).run();
+    silent(ran.exits(0)).prints("Summary: evicted 9 key(s) and 4 set member(s)");
+    assert_same(&plain.dump(), &plain.expect(&before, &REPOSITORIES));
+    plain.assert_clean();
+}
+
+#[test]
+fn a_scan_finds_every_repository_of_the_blobs() {
+    if !is_installed() {
+        return;
+    }
+    let mut plain = Plain::start(standalone());
+    plain.collect_garbage();
+    plain.assert_stale();
+    let before = plain.dump();
+    assert!(before.contains_key(&(DATABASE, format!("repository::{MOUNTED}::blobs"))));
+    let ran = plain
+        .flush(&plain.url())
+        .args(["--digests-from=-", "--scan-repositories"])
+        .input(plain.list(&[]))
+        .run();
+    silent(ran.exits(0)).prints("Summary: evicted 10 key(s) and 5 set member(s)");
+    assert_same(&plain.dump(), &plain.expect(&before, &[REPOSITORIES[0], REPOSITORIES[1], MOUNTED]));
+    plain.assert_clean();
+}
+
+#[test]
+fn all_of_the_cache_goes_and_nothing_of_others() {
+    if !is_installed() {
+        return;
+    }
+    let mut plain = Plain::start(standalone());
+    plain.collect_garbage();
+    plain.assert_stale();
+    // Distribution takes a first component with capitals for a host.
+    plain.runtime.block_on(push(&plain.registry.client(), "Team.io/web", "new", &["base"]));
+    let before = plain.dump();
+    let mut expected = before.clone();
+    let foreign: BTreeSet<_> = FOREIGN.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+    expected.retain(|(database, key), _| *database != DATABASE || foreign.contains(key.as_str()));
+    assert!(before.len() > expected.len() + 20);
+    let ran = plain.flush(&plain.url()).arg("--all").run();
+    silent(ran.exits(0)).prints(&format!("Summary: evicted {} key(s)", before.len() - expected.len()));
+    assert_same(&plain.dump(), &expected);
+    plain.assert_clean();
+}
+
+#[test]
+fn over_tls_with_a_client_certificate_redis_forgets_as_well() {
+    if !is_installed() {
+        return;
+    }
+    // The packaged registry knows no TLS for its Redis (`redis.tls` is ignored): it gets a port without.
+    let authority = Authority::default();
+    let lines = [format!("port {}", free_port()), format!("requirepass {PASSWORD}")];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let redis = Server::start_tls(&authority, &lines).with_password(PASSWORD);
+    let plain_address = lines[0].replace("port ", "127.0.0.1:");
+    let mut plain = Plain::start_with(redis, &plain_address);
+    plain.collect_garbage();
+    plain.assert_stale();
+    let before = plain.dump();
+    let url = format!("rediss://localhost:{}/{DATABASE}", plain.redis.port());
+    let client = authority.client("flush");
+    let flush = |args: &[&str]| {
+        let plugin = plain.flush(&url).file("ca", authority.pem()).file("crt", &client.certificate_pem);
+        let plugin = plugin.file("key", &client.key_pem).args(args.iter().copied()).arg("--digests-from=-");
+        silent(plugin.input(plain.list(&REPOSITORIES)).run())
+    };
+    flush(&[]).exits(4).says("certificate signed by unknown authority");
+    assert_same(&plain.dump(), &before);
+    let ran = flush(&["--redis-ca=ca", "--redis-client-certificate=crt", "--redis-client-key=key"]).exits(0);
+    ran.prints(&format!("Summary: evicted 9 key(s) and 4 set member(s) of {url}"));
+    assert_same(&plain.dump(), &plain.expect(&before, &REPOSITORIES));
+    plain.assert_clean();
+}
+
+#[test]
+fn restarts_do_not_help_and_a_redis_that_was_away_is_flushed_by_repeating_the_command() {
+    if !is_installed() {
+        return;
+    }
+    let mut plain = Plain::start(standalone());
+    // As the manual says: nobody pushes during the collection.
+    plain.registry.stop();
+    plain.collect_garbage();
+    plain.registry.start_again();
+    plain.assert_stale();
+    assert_eq!(plain.redis.text("SAVE"), "+OK");
+    plain.redis.stop();
+    let flush = |plain: &Plain| {
+        let plugin = plain.flush(&plain.url()).args([
+            "--digests-from=-",
+            "--scan-repositories",
+            "--redis-timeout=300ms",
+        ]);
+        silent(plugin.input(plain.list(&[])).run())
+    };
+    let repeat = format!(
+        "cache flush --redis-url={} --redis-password-file=pw --redis-timeout=300ms --digests-from=-",
+        plain.url()
+    );
+    flush(&plain).exits(4).says("connection refused").says(&repeat);
+    plain.redis.start_again();
+    plain.registry.start_again();
+    plain.assert_stale();
+    let before = plain.dump();
+    flush(&plain).exits(0);
+    let repositories = [REPOSITORIES[0], REPOSITORIES[1], MOUNTED];
+    assert_same(&plain.dump(), &plain.expect(&before, &repositories));
+    plain.registry.start_again();
+    plain.assert_clean();
+}
