@@ -23,8 +23,9 @@ use http::{Method, StatusCode};
 use plugin::{Plugin, Ran};
 use sandbox::redis::{Server, free_port};
 use sandbox::registry::client::{Client, Format, Pushed};
-use sandbox::registry::{Digest, docker_registry_binary};
+use sandbox::registry::{Digest, RedisCache, RegistryConfig, docker_registry_binary};
 use sandbox::tls::Authority;
+use sandbox::{Cluster, ClusterConfig};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -32,6 +33,8 @@ const PASSWORD: &str = "geheim-9f3c";
 
 /// Where the registry's keys are; others have theirs in the same Redis.
 const DATABASE: usize = 3;
+
+const REPLICAS: usize = 2;
 
 fn is_installed() -> bool {
     for (found, package) in
@@ -506,4 +509,242 @@ fn restarts_do_not_help_and_a_redis_that_was_away_is_flushed_by_repeating_the_co
     assert_same(&plain.dump(), &plain.expect(&before, &repositories));
     plain.registry.start_again();
     plain.assert_clean();
+}
+
+/// A cluster whose registry's bytes a `docker-registry` moves, and two streams that have layers in common:
+/// - `shop/web`: `[base, old]`, `[base, pruned, shared]`, `[base, web]`, the last one is kept;
+/// - `shop/api`: `[base, pruned]`, `[base, shared]`, the last one is kept.
+struct Shop {
+    cluster: Cluster,
+}
+
+/// What a prune of the [`Shop`] deletes.
+const PRUNE: [&str; 4] = ["--confirm", "--keep-tag-revisions=1", "--keep-younger-than=0s", "-o=json"];
+
+impl Shop {
+    fn start(redis: Option<RedisCache>) -> Self {
+        let registry = RegistryConfig { redis, ..RegistryConfig::default() };
+        let config =
+            ClusterConfig { registry: Some(registry), replicas: REPLICAS, ..ClusterConfig::default() };
+        let cluster = Cluster::start(config.with_installed_registry());
+        let shop = Self { cluster };
+        let client = shop.cluster.client("admin");
+        shop.cluster.block_on(async {
+            for (repository, layers) in [
+                ("shop/web", ["base", "old", ""]),
+                ("shop/web", ["base", "pruned", "shared"]),
+                ("shop/api", ["base", "pruned", ""]),
+                ("shop/web", ["base", "web", ""]),
+                ("shop/api", ["base", "shared", ""]),
+            ] {
+                let layers: Vec<_> = layers.into_iter().filter(|layer| !layer.is_empty()).collect();
+                push(&client, repository, "latest", &layers).await;
+            }
+        });
+        // Now every replica knows all of it.
+        for (repository, links) in shop.links() {
+            for digest in links {
+                for replica in 0..REPLICAS {
+                    assert_eq!(shop.head(replica, &repository, &digest), StatusCode::OK);
+                }
+            }
+        }
+        shop
+    }
+
+    /// The layers and configs of each repository.
+    fn links(&self) -> BTreeMap<String, BTreeSet<Digest>> {
+        let storage = self.cluster.storage();
+        let repositories = storage.repositories().into_iter();
+        repositories.map(|name| (name.clone(), storage.layer_links(&name))).collect()
+    }
+
+    fn head(&self, replica: usize, repository: &str, digest: &Digest) -> StatusCode {
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        let client = self.cluster.client_of(replica, "admin");
+        self.cluster.block_on(client.send(Method::HEAD, &path, &[], "")).unwrap().status()
+    }
+
+    fn plugin(&self) -> Plugin {
+        let plugin = Plugin::new();
+        let kubeconfig = self.cluster.kubeconfig(plugin.home(), "pruner");
+        let plugin = plugin.file("ca.crt", self.cluster.sandbox().ca_pem()).file("pw", PASSWORD);
+        plugin.arg("--kubeconfig").arg(kubeconfig).arg("--certificate-authority=ca.crt").args(PRUNE)
+    }
+
+    /// What is no longer there, by the document of the run.
+    fn gone(&self, ran: &Ran) -> Gone {
+        let document = ran.json();
+        let mut gone = Gone { repositories: REPOSITORIES.to_vec(), ..Gone::default() };
+        for change in document["result"]["changes"].as_array().unwrap() {
+            let text = |field: &str| change[field].as_str().unwrap_or_default().to_owned();
+            match change["kind"].as_str().unwrap() {
+                "blob" => assert!(gone.blobs.insert(text("digest"))),
+                "layerLink" | "manifestLink" => {
+                    assert!(gone.links.insert((text("repository"), text("digest"))));
+                }
+                _ => {}
+            }
+        }
+        // Three manifests and their configs, and two layers.
+        assert_eq!(gone.blobs.len(), 8, "{ran}");
+        let has = |name: &str| gone.blobs.contains(Digest::of(&layer(name)).as_str());
+        assert!(has("old") && has("pruned") && !has("shared") && !has("base"), "{ran}");
+        let shared = Digest::of(&layer("shared"));
+        assert!(gone.links.contains(&("shop/web".to_owned(), shared.as_str().to_owned())), "{ran}");
+        assert!(
+            gone.blobs.iter().all(|digest| self
+                .cluster
+                .storage()
+                .blob_size(&Digest::parse(digest).unwrap())
+                .is_none())
+        );
+        gone
+    }
+
+    /// The answers of all replicas to HEAD of the layers that are gone, in both repositories, each with how often.
+    fn answers(&self) -> BTreeMap<u16, usize> {
+        let mut answers = BTreeMap::new();
+        for replica in 0..REPLICAS {
+            for repository in REPOSITORIES {
+                let status = self.head(replica, repository, &Digest::of(&layer("pruned")));
+                *answers.entry(status.as_u16()).or_default() += 1;
+            }
+        }
+        answers
+    }
+
+    /// Fails unless all replicas say what is true, and a push that re-uses a layer is whole.
+    #[track_caller]
+    fn assert_clean(&self, ran: &Ran) {
+        let pruned = Digest::of(&layer("pruned"));
+        assert_eq!(self.answers(), BTreeMap::from([(404, 2 * REPLICAS)]), "{ran}");
+        self.cluster.block_on(async {
+            for replica in 0..REPLICAS {
+                let client = self.cluster.client_of(replica, "admin");
+                let mounted = client.mount_blob("shop/api", &pruned, "shop/web").await.unwrap();
+                assert_eq!(mounted, StatusCode::ACCEPTED, "replica {replica}\n{ran}");
+                for repository in REPOSITORIES {
+                    client.pull_whole(repository, "latest").await.unwrap();
+                }
+            }
+            let client = self.cluster.client_of(REPLICAS - 1, "admin");
+            let pushed = push(&client, "shop/web", "again", &["base", "pruned", "old"]).await;
+            assert_eq!(self.cluster.storage().read_blob(&pruned).unwrap(), layer("pruned"));
+            for replica in 0..REPLICAS {
+                let client = self.cluster.client_of(replica, "admin");
+                let pulled = client.pull_whole("shop/web", pushed.digest.as_str()).await.unwrap();
+                assert!(pulled.blobs.contains(&pruned));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_prune_without_the_step_leaves_every_replica_and_redis_stale() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Server::start(&[]);
+    let shop = Shop::start(Some(RedisCache { database: 3, ..RedisCache::at(redis.address()) }));
+    let ran = shop.plugin().arg("--registry-cache=none").run().exits(0);
+    let gone = shop.gone(&ran);
+    let stale = shop.answers();
+    assert!(stale.get(&500).is_some_and(|count| *count >= 2), "{stale:?}\n{ran}");
+    let left = dump(&redis, [DATABASE])
+        .into_keys()
+        .filter(|(_, key)| gone.blobs.iter().any(|digest| key.ends_with(digest.as_str())))
+        .count();
+    assert!(left > 0, "{ran}");
+    // The replica that did not delete it lets it be mounted, and an image that names it is broken.
+    let pruned = Digest::of(&layer("pruned"));
+    let mounted = shop.cluster.block_on(async {
+        let client = shop.cluster.client_of(1, "admin");
+        client.mount_blob("shop/web", &pruned, "shop/api").await.unwrap()
+    });
+    assert_eq!(mounted, StatusCode::CREATED, "{ran}");
+}
+
+#[test]
+fn a_prune_with_evict_or_auto_leaves_no_replica_and_no_redis_stale() {
+    if !is_installed() {
+        return;
+    }
+    for (step, password) in [("evict", Some(PASSWORD.to_owned())), ("auto", None)] {
+        let redis = if password.is_some() { standalone() } else { Server::start(&[]) };
+        seed_foreign(&redis);
+        let cache = RedisCache { database: 3, password, ..RedisCache::at(redis.address()) };
+        let shop = Shop::start(Some(cache.clone()));
+        let before = dump(&redis, 0..16);
+        let mut plugin = shop.plugin().arg(format!("--registry-cache={step}"));
+        if cache.password.is_some() {
+            plugin = plugin.arg("--redis-password-file=pw");
+        }
+        let ran = silent(plugin.run().exits(0));
+        assert_eq!(ran.json()["cache"]["step"], "evict", "{ran}");
+        let gone = shop.gone(&ran);
+        let (expected, mut after) = (gone.left_of(&before, DATABASE), dump(&redis, 0..16));
+        // The registry itself forgets a blob's descriptor when one of its links is deleted.
+        for (_, digest) in &gone.links {
+            let key = (DATABASE, format!("blobs::{digest}"));
+            if let Some(bytes) = expected.get(&key) {
+                after.entry(key).or_insert_with(|| bytes.clone());
+            }
+        }
+        assert_same(&after, &expected);
+        shop.assert_clean(&ran);
+    }
+}
+
+/// What a registry with this storage keeps in its Redis.
+fn seeds(shop: &Shop) -> Vec<String> {
+    let storage = shop.cluster.storage();
+    let descriptor = |digest: &Digest| {
+        let size = storage.blob_size(digest).unwrap();
+        format!("HSET blobs::{digest} digest {digest} size {size} mediatype application/octet-stream")
+    };
+    let mut lines = Vec::new();
+    for (repository, digests) in shop.links() {
+        lines.extend(storage.manifest_links(&repository).iter().map(descriptor));
+        for digest in &digests {
+            lines.push(format!("SADD repository::{repository}::blobs {digest}"));
+            lines.push(descriptor(digest));
+            lines.push(format!(
+                "HSET repository::{repository}::blobs::{digest} mediatype application/octet-stream"
+            ));
+        }
+    }
+    lines
+}
+
+/// The rights that the documentation names.
+fn documented_user() -> String {
+    let manual = include_str!("../docs/cache.md");
+    let line = manual.lines().find(|line| line.starts_with("ACL SETUSER cache on ")).unwrap();
+    line.replace("PASSWORD", PASSWORD)
+}
+
+#[test]
+fn a_user_with_the_documented_rights_may_do_all_that_a_prune_needs() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Server::start(&[]);
+    let shop = Shop::start(None);
+    seed_foreign(&redis);
+    assert!(send(&redis, DATABASE, &seeds(&shop)).iter().all(|answer| !answer.starts_with(b"-")));
+    assert_eq!(redis.text(&documented_user()), "+OK");
+    let before = dump(&redis, 0..16);
+    let url = format!("redis://cache@{}/{DATABASE}", redis.address());
+    let args = [format!("--redis-url={url}"), "--redis-password-file=pw".to_owned()];
+    let ran = silent(shop.plugin().args(args.clone()).run().exits(0));
+    assert_same(&dump(&redis, 0..16), &shop.gone(&ran).left_of(&before, DATABASE));
+    for further in
+        [["--all", "--dry-run"].as_slice(), &["--digests-from=list", "--scan-repositories"], &["--all"]]
+    {
+        let flush = Plugin::new().args(["cache", "flush"]).args(args.clone()).file("pw", PASSWORD);
+        silent(flush.file("list", Digest::of(b"x").as_str()).args(further.iter().copied()).run().exits(0));
+    }
+    assert_eq!(redis.text("ACL LOG"), "", "nothing else was tried");
+    shop.assert_clean(&ran);
 }
