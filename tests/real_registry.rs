@@ -17,10 +17,14 @@ mod docker_registry;
 mod plugin;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use docker_registry::DockerRegistry;
 use http::{Method, StatusCode};
 use plugin::{Plugin, Ran};
+use sandbox::fault::{Action, Fault};
 use sandbox::redis::{Server, free_port};
 use sandbox::registry::client::{Client, Format, Pushed};
 use sandbox::registry::{Digest, RedisCache, RegistryConfig, docker_registry_binary};
@@ -678,6 +682,8 @@ fn a_prune_with_evict_or_auto_leaves_no_replica_and_no_redis_stale() {
         let before = dump(&redis, 0..16);
         let mut plugin = shop.plugin().arg(format!("--registry-cache={step}"));
         if cache.password.is_some() {
+            // The pruner may not read the Secret that has it.
+            plugin = plugin.arg(format!("--redis-url={}/{DATABASE}", redis.url()));
             plugin = plugin.arg("--redis-password-file=pw");
         }
         let ran = silent(plugin.run().exits(0));
@@ -747,4 +753,112 @@ fn a_user_with_the_documented_rights_may_do_all_that_a_prune_needs() {
     }
     assert_eq!(redis.text("ACL LOG"), "", "nothing else was tried");
     shop.assert_clean(&ran);
+}
+
+/// What the servers hold, where sets and hashes are in another order on each.
+fn contents(servers: &[Server]) -> Dump {
+    let mut all = Dump::new();
+    for server in servers {
+        for ((database, key), bytes) in dump(server, [0]) {
+            let kind = server.text(&format!("TYPE {key}"));
+            let bytes = match kind.as_str() {
+                "+hash" => {
+                    let fields = server.text(&format!("HGETALL {key}"));
+                    let fields: Vec<&str> = fields.lines().collect();
+                    let pairs: BTreeSet<String> = fields.chunks(2).map(|pair| pair.join("=")).collect();
+                    pairs.into_iter().collect::<Vec<_>>().join("\n").into_bytes()
+                }
+                _ => bytes,
+            };
+            all.insert((database, key), bytes);
+        }
+    }
+    all
+}
+
+#[test]
+fn a_prune_makes_every_master_of_a_cluster_forget() {
+    if !is_installed() {
+        return;
+    }
+    let nodes = Server::start_cluster(3);
+    let shop = Shop::start(None);
+    for line in seeds(&shop).into_iter().chain(FOREIGN.map(str::to_owned)) {
+        let told = nodes.iter().filter(|node| !node.text(&line).starts_with('-')).count();
+        assert_eq!(told, 1, "{line}");
+    }
+    for node in &nodes {
+        assert_eq!(node.text(&documented_user()), "+OK");
+    }
+    let all = || nodes.iter().flat_map(|node| dump(node, [0])).collect::<Dump>();
+    let before = all();
+    let url = format!("--redis-url=redis-cluster://cache@127.0.0.1:{}", nodes[1].port());
+    let ran = shop.plugin().args([url.as_str(), "--redis-password-file=pw"]).run();
+    let ran = silent(ran.exits(0));
+    let gone = shop.gone(&ran);
+    let holds = |node: &&Server| {
+        gone.blobs.iter().any(|digest| {
+            before.keys().any(|(_, key)| {
+                *key == format!("blobs::{digest}") && node.text(&format!("EXISTS {key}")) == ":0"
+            })
+        })
+    };
+    assert_eq!(nodes.iter().filter(holds).count(), 3, "each of them had something to forget");
+    assert_same(&all(), &gone.left_of(&before, 0));
+    for node in &nodes {
+        assert_eq!(node.text("ACL LOG"), "", "nothing was tried that the documentation does not name");
+    }
+    shop.assert_clean(&ran);
+}
+
+#[test]
+fn a_prune_follows_a_failover_of_the_sentinels_in_its_middle() {
+    if !is_installed() {
+        return;
+    }
+    let auth = [format!("requirepass {PASSWORD}"), format!("masterauth {PASSWORD}")];
+    let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
+    let master = Server::start(&auth).with_password(PASSWORD);
+    let follows = format!("replicaof 127.0.0.1 {}", master.port());
+    let replica = Server::start(&[auth[0], auth[1], &follows]).with_password(PASSWORD);
+    replica.wait_for("INFO replication", "master_link_status:up");
+    let sentinel = master.start_sentinel("mymaster");
+    let shop = Shop::start(None);
+    let lines: Vec<_> = seeds(&shop).into_iter().chain(FOREIGN.map(str::to_owned)).collect();
+    assert!(send(&master, 0, &lines).iter().all(|answer| !answer.starts_with(b"-")));
+    replica.wait_for("DBSIZE", &master.text("DBSIZE"));
+    let before = contents(std::slice::from_ref(&replica));
+    wait_for_replica(&sentinel);
+    // The master dies, and the Sentinel finds out by itself.
+    let dying = Mutex::new(Some(master));
+    let fault = Fault::new(Action::hook(move || drop(dying.lock().unwrap().take())));
+    let fault = fault.method(Method::DELETE).path("^/admin/blobs/").skip(2).times(1);
+    let fault = shop.cluster.sandbox().faults().add(fault);
+    let url = format!("--redis-url=redis-sentinel://127.0.0.1:{}/mymaster", sentinel.port());
+    let ran = silent(shop.plugin().args([url.as_str(), "--redis-password-file=pw"]).run().exits(0));
+    assert_eq!(shop.cluster.sandbox().faults().hits(fault), 1, "{ran}");
+    assert!(replica.text("ROLE").contains("master"), "{ran}");
+    assert_same(&contents(std::slice::from_ref(&replica)), &shop.gone(&ran).left_of(&before, 0));
+    shop.assert_clean(&ran);
+}
+
+/// Has the Sentinel find out soon that its master is down, and waits until it knows who could take over. It has no
+/// socket: it is asked over its port.
+fn wait_for_replica(sentinel: &Server) {
+    let port = sentinel.port().to_string();
+    let ask = |words: &str| {
+        let asked = Command::new("redis-cli").args(["-p", &port, "SENTINEL"]).args(words.split(' ')).output();
+        String::from_utf8(asked.unwrap().stdout).unwrap()
+    };
+    assert_eq!(ask("SET mymaster down-after-milliseconds 500").trim(), "OK");
+    assert_eq!(ask("SET mymaster failover-timeout 3000").trim(), "OK");
+    let begin = Instant::now();
+    loop {
+        let answer = ask("REPLICAS mymaster");
+        if answer.contains("slave") && !answer.contains("disconnected") {
+            return;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "{answer}");
+        std::thread::yield_now();
+    }
 }
