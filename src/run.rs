@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::cache::commands::check::{self, CheckOptions};
 use crate::cache::commands::flush::{self, FlushOptions};
 use crate::cache::commands::status::{self, StatusOptions};
 use crate::cache::commands::switch::{self, SwitchOptions};
@@ -35,6 +36,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
             ui.result(|out| write!(out, "{text}"));
             return Ok(Exit::Done);
         }
+        Invocation::CacheCheck(options) => return check_caches(&options, ui),
         Invocation::CacheFlush(options) => return flush_cache(&options, ui),
         Invocation::CacheSwitch(options) => return switch_caches(&options, ui),
         Invocation::CacheStatus(options) => return show_cache(&options, ui),
@@ -50,7 +52,11 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         if options.confirm {
             Ok(prune(&options, ui, prepared, stop).await)
         } else {
-            report_dry_run(&options, ui, &prepared);
+            let cache = tokio::select! {
+                signal = first_signal(&mut stop) => return Err(interrupted(signal)),
+                cache = foresee(&options, &prepared) => cache,
+            };
+            report_dry_run(&options, ui, &prepared, cache);
             Ok(Exit::Done)
         }
     })
@@ -75,6 +81,23 @@ fn switch_caches(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure>
             signal = first_signal(&mut stop) => Err(switch::interrupted(options, signal)),
             switched = switch::switch(options, ui) => switched,
         }
+    })
+}
+
+fn check_caches(options: &CheckOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        let found = tokio::select! {
+            signal = first_signal(&mut stop) => return Err(check::interrupted(signal)),
+            found = check::check(options, ui) => found?,
+        };
+        match options.output {
+            OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
+            OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
+                ui.result(|out| check::write_text(out, &found));
+            }
+        }
+        check::conclusion(options, &found).map_or(Ok(Exit::Done), Err)
     })
 }
 
@@ -360,17 +383,27 @@ async fn connect_registry(
     registry::connect(settings, cluster.token_source()).await
 }
 
-fn report_dry_run(options: &Options, ui: &Ui, prepared: &Prepared) {
+/// What a confirmed run would do about the registry's caches.
+async fn foresee(options: &Options, prepared: &Prepared) -> CachePlan {
+    if options.prune.prune_registry && changes_registry(&prepared.plan) {
+        cache::foreseen_plan(&prepared.cluster, &options.cache).await
+    } else {
+        CachePlan::unneeded(NOTHING_DELETED)
+    }
+}
+
+fn report_dry_run(options: &Options, ui: &Ui, prepared: &Prepared, cache: CachePlan) {
     let Prepared { inventory, plan, context, .. } = prepared;
     let view = View { inventory, plan };
     ui.message("Dry run enabled - no modifications will be made. Add --confirm to remove images");
     api_only_notice(options, ui);
+    ui.message(&report::cache::plan_line(&cache));
     match options.output {
         OutputFormat::Text => ui.result(|out| text::dry_run(out, view, false)),
         OutputFormat::Wide => ui.result(|out| text::dry_run(out, view, true)),
         OutputFormat::Name => ui.result(|out| text::names(out, view)),
         format @ (OutputFormat::Json | OutputFormat::Yaml) => {
-            write_document(ui, format, &PrunePlan::new(view.body(context)));
+            write_document(ui, format, &PrunePlan::new(view.body(context), cache));
         }
     }
 }

@@ -13,64 +13,21 @@
 #[path = "common/plugin.rs"]
 #[allow(dead_code, reason = "each test uses a part")]
 mod plugin;
+#[path = "common/redis.rs"]
+mod redis_keys;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 
 use plugin::{Plugin, Ran};
+use redis_keys::{
+    FOREIGN, assert_forgotten, cutting_proxy, digest, dump_all, is_installed, seed, seed_cluster,
+};
 use sandbox::redis::{Server, free_port};
 use sandbox::tls::Authority;
 
 const PASSWORD: &str = "geheim-9f3c";
-
-fn is_installed() -> bool {
-    let found = Server::installed();
-    if !found {
-        eprintln!("skipped: redis-server is missing; apt-get install redis-server");
-    }
-    found
-}
-
-fn digest(n: usize) -> String {
-    format!("sha256:{n:064x}")
-}
-
-/// What a registry writes for blobs that two repositories have, and keys of others.
-fn seeds(blobs: std::ops::Range<usize>) -> Vec<String> {
-    let mut lines = Vec::new();
-    for n in blobs {
-        let digest = digest(n);
-        lines.push(format!(
-            "HSET blobs::{digest} digest {digest} size {n} mediatype application/octet-stream"
-        ));
-        for repository in ["shop/web", "shop/api"] {
-            lines.push(format!("SADD repository::{repository}::blobs {digest}"));
-            lines.push(format!(
-                "HSET repository::{repository}::blobs::{digest} mediatype application/octet-stream"
-            ));
-        }
-    }
-    lines
-}
-
-const FOREIGN: [&str; 6] = [
-    "SET session:1 blobs",
-    "SET blobs::photos 1",
-    "HSET repository::A::blobs x y",
-    "SET myblobs::sha256:00 1",
-    "SADD upload:blobs a b c",
-    "ZADD scores 1 repository::a/b::blobs",
-];
-
-fn seed(server: &Server, blobs: std::ops::Range<usize>) {
-    let lines = seeds(blobs).into_iter().chain(FOREIGN.map(str::to_owned));
-    let commands: Vec<_> =
-        lines.map(|line| line.split(' ').map(|word| word.as_bytes().to_vec()).collect()).collect();
-    for answer in server.send(&commands) {
-        assert!(!answer.starts_with(b"-"), "{}", String::from_utf8_lossy(&answer));
-    }
-}
 
 fn flush(url: &str) -> Plugin {
     Plugin::new().args(["cache", "flush"]).arg(format!("--redis-url={url}"))
@@ -85,36 +42,6 @@ fn without_password(ran: Ran) -> Ran {
 fn list(blobs: std::ops::Range<usize>) -> String {
     let lines: Vec<_> = blobs.map(|n| format!("shop/web@{0}\nshop/api@{0}\n", digest(n))).collect();
     lines.concat()
-}
-
-/// Asserts that the doomed blobs are forgotten, and that everything else is byte for byte as it was.
-#[track_caller]
-fn assert_forgotten(
-    before: &BTreeMap<String, Vec<u8>>,
-    after: &BTreeMap<String, Vec<u8>>,
-    doomed: &[String],
-) {
-    for (key, bytes) in before {
-        let is_doomed = doomed.iter().any(|digest| key.contains(digest.as_str()));
-        let is_set = key == "repository::shop/web::blobs" || key == "repository::shop/api::blobs";
-        match after.get(key) {
-            None => assert!(is_doomed, "{key} is lost"),
-            Some(_) if is_doomed => panic!("{key} is still there"),
-            Some(now) if is_set => {
-                let kept = |bytes: &[u8]| -> Vec<String> {
-                    let members = String::from_utf8_lossy(bytes);
-                    members
-                        .lines()
-                        .filter(|line| !doomed.iter().any(|digest| digest == line))
-                        .map(str::to_owned)
-                        .collect()
-                };
-                assert_eq!(kept(now), kept(bytes), "{key} has lost members");
-            }
-            Some(now) => assert_eq!(now, bytes, "{key} has changed"),
-        }
-    }
-    assert!(after.keys().all(|key| before.contains_key(key)), "keys came");
 }
 
 #[test]
@@ -395,7 +322,7 @@ fn tls_wants_the_ca_and_the_client_certificate() {
     }
     let authority = Authority::default();
     let client = authority.client("client");
-    let server = Server::start_tls(&authority, &[]);
+    let server = Server::start_tls(&authority, &["bind 127.0.0.1 127.0.0.2"]);
     let port = server.port();
     seed(&server, 0..3);
     let secure = format!("rediss://localhost:{port}");
@@ -413,6 +340,12 @@ fn tls_wants_the_ca_and_the_client_certificate() {
         with(&secure, &[]).exits(4).says("certificate signed by unknown authority").says("--redis-ca=FILE");
     let _ = with(&secure, &["--redis-ca=ca"]).exits(4).says("--redis-client-certificate=FILE");
     let _ = with(&server.url(), &[]).exits(4).says(&format!("--redis-url=rediss://127.0.0.1:{port}"));
+    // Not by a name that the certificate has.
+    let other = format!("rediss://127.0.0.2:{port}");
+    let _ = with(&other, &client_args)
+        .exits(4)
+        .says("x509")
+        .says("call the server by a name that the certificate has");
     let _ = with(&secure, &client_args).exits(0).prints("evicted 11 key(s)");
     let plain = Server::start(&[]);
     let ran = with(&format!("rediss://localhost:{}", plain.port()), &["--redis-ca=ca", "--redis-timeout=2s"])
@@ -434,24 +367,34 @@ fn what_speaks_http_is_no_redis() {
     let _ = ran.says("not in Redis's protocol").says("rediss://");
 }
 
-/// Passes bytes on, and cuts the first connections after some of them.
-fn cutting_proxy(to: u16, cuts: usize, after: usize) -> u16 {
+#[test]
+fn a_server_that_does_not_answer_is_given_up_with_its_own_words() {
+    // Connections are accepted by the system, and nobody answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for (n, client) in listener.incoming().map_while(Result::ok).enumerate() {
-            let mut server = TcpStream::connect(("127.0.0.1", to)).unwrap();
-            let (mut back, mut client_back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
-            std::thread::spawn(move || std::io::copy(&mut back, &mut client_back));
-            std::thread::spawn(move || {
-                let limit = if n < cuts { after as u64 } else { u64::MAX };
-                let _ = std::io::copy(&mut client.try_clone().unwrap().take(limit), &mut server);
-                let _ = client.shutdown(std::net::Shutdown::Both);
-                let _ = server.shutdown(std::net::Shutdown::Both);
-            });
-        }
-    });
-    port
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let ran = flush(&url).args(["--all", "--redis-timeout=300ms"]).run().exits(4);
+    let _ = ran.says(&format!("connect to {}: i/o timeout", &url[8..])).says("--redis-timeout=5m");
+}
+
+#[test]
+fn a_connection_that_is_lost_again_and_again_is_given_up_with_its_own_words() {
+    if !is_installed() {
+        return;
+    }
+    let server = Server::start(&[]);
+    seed(&server, 0..1000);
+    let before = server.dump();
+    // Each connection gets through the login, and never through a batch.
+    let port = cutting_proxy(server.port(), usize::MAX, 200);
+    let ran = flush(&format!("redis://127.0.0.1:{port}"))
+        .file("list", list(0..900))
+        .args(["--digests-from=list", "--redis-timeout=500ms"])
+        .run()
+        .exits(4);
+    let _ =
+        ran.says("evict keys: ").says("hint: the cache may still name what was deleted; then repeat it: ");
+    let _ = flush(&server.url()).file("list", list(0..900)).arg("--digests-from=list").run().exits(0);
+    assert_forgotten(&before, &server.dump(), &(0..900).map(digest).collect::<Vec<_>>());
 }
 
 #[test]
@@ -469,18 +412,6 @@ fn a_connection_lost_in_the_middle_of_a_batch_is_made_anew() {
         .run();
     let _ = ran.exits(0).prints("Summary: evicted");
     assert_forgotten(&before, &server.dump(), &(0..900).map(digest).collect::<Vec<_>>());
-}
-
-/// Writes every key to the node that has its slot.
-fn seed_cluster(nodes: &[Server], blobs: std::ops::Range<usize>) {
-    for line in seeds(blobs).into_iter().chain(FOREIGN.map(str::to_owned)) {
-        let told = nodes.iter().filter(|node| !node.text(&line).starts_with("-MOVED")).count();
-        assert_eq!(told, 1, "{line}");
-    }
-}
-
-fn dump_all(nodes: &[Server]) -> BTreeMap<String, Vec<u8>> {
-    nodes.iter().flat_map(Server::dump).collect()
 }
 
 #[test]

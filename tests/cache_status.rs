@@ -147,10 +147,10 @@ fn the_registry_as_the_operator_makes_it() {
     for line in [
         "Registry: deployment/image-registry in namespace openshift-image-registry, 2 of 2 replica(s) ready\n",
         "Operator: Managed\n",
-        "Digest cache: on, an entry lives for 10m0s (the image's own configuration file)\n",
+        "Digest cache: on, an entry lives for 10m (the image's own configuration file)\n",
         "Descriptor cache: inmemory, none of its own (variable REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR)\n",
         "  yes  create pods/eviction in namespace openshift-image-registry ",
-        "Cache step: evict is possible; restart is possible; wait is possible (10m0s)\n",
+        "Cache step: evict: each of 2 registry replica(s) forgets each blob right after it is deleted\n",
     ] {
         ran_prints(&ran, line);
     }
@@ -209,8 +209,7 @@ fn the_pruner_alone_sees_the_caches_and_what_is_missing() {
     ] {
         assert!(missing.iter().any(|denied| denied == right), "{right}: {missing:?}");
     }
-    let step = status["cacheStep"].as_str().unwrap();
-    assert!(step.starts_with("evict is possible; restart is not possible (neither the operator's"), "{step}");
+    assert_eq!(status["cacheStep"]["step"], "evict", "{status}");
     registry
         .run("pruner", &[])
         .exits(0)
@@ -239,7 +238,7 @@ fn nobody_is_told_what_is_missing() {
         .prints("Registry: image-registry in namespace openshift-image-registry is not known\n")
         .prints("Replicas: not known\n")
         .prints("    oc adm policy add-cluster-role-to-user system:image-pruner <user>\n")
-        .prints("Cache step: evict is not possible (Redis: ");
+        .prints("Cache step: wait: the registry may have a Redis: ");
 }
 
 #[test]
@@ -263,7 +262,7 @@ fn a_redis_in_variables_is_shown_without_its_password() {
     let ran = registry.run("admin", &["-o", "yaml", "-v=10"]).exits(0);
     ran_prints(&ran, "kind: CacheStatus\n");
     ran_prints(&ran, "managementState: Unmanaged\n");
-    ran.prints("cacheStep: ").prints("restart is possible");
+    ran.prints("cacheStep:\n  step: evict\n");
 }
 
 #[test]
@@ -298,7 +297,8 @@ fn a_password_in_a_secret_is_read_by_who_may() {
         .exits(0)
         .prints("password unknown (variable REGISTRY_REDIS_PASSWORD, key password of secret")
         .prints("oc create role prune-images-get-secrets-redis --verb=get --resource=secrets --resource-name=redis")
-        .prints("Cache step: evict is not possible (Redis: the password stands in secret");
+        .prints("Cache step: evict: each of 1 registry replica(s) forgets each blob right after it is deleted; the registry's Redis (unknown) cannot be spoken to: the password stands in secret")
+        .prints("  left as it is: the registry's Redis (unknown)");
     let log = registry.cluster.sandbox().request_log();
     let read = log.filter(|entry| entry.path.contains("/secrets/"));
     let read: std::collections::BTreeSet<_> = read.iter().map(|entry| entry.path.clone()).collect();
@@ -352,7 +352,7 @@ fn a_mounted_configuration_file_is_read_by_who_may() {
         .prints(
             "Descriptor cache: may be redis: secret openshift-image-registry/registry-config cannot be read",
         )
-        .prints("wait is not possible (it is not known for how long)");
+        .prints("the registry may have a Redis: its configuration cannot be read (missing right: get secrets/registry-config in namespace openshift-image-registry)");
 }
 
 #[test]
@@ -365,7 +365,7 @@ fn a_disabled_cache_needs_no_step_unless_a_pod_still_has_one() {
         status["caches"]["digestCache"]["configured"][1],
         "variable REGISTRY_OPENSHIFT_CACHE_DISABLED"
     );
-    assert_eq!(status["cacheStep"], "none needed: the registry's caches are off");
+    assert_eq!(status["cacheStep"]["message"], "none needed: the registry's caches are off");
     assert_eq!(status["caches"]["otherPods"], json!([]));
 
     // A pod from before.
@@ -402,12 +402,11 @@ fn replicas_that_cannot_be_reached_are_reached_through_a_port_forward() {
         .run("pruner", &[])
         .exits(0)
         .prints("  not from here\n")
-        .prints("Cache step: evict is not possible (not every replica can be reached from here)");
-    registry
-        .run("forwarder", &[])
-        .exits(0)
-        .prints("  port-forward\n")
-        .prints("Cache step: evict is possible;");
+        .prints("Cache step: wait: 10m after the last deletion")
+        .prints("cannot be reached from here");
+    registry.run("forwarder", &[]).exits(0).prints("  port-forward\n").prints(
+        "Cache step: evict: each of 2 registry replica(s) (1 directly, 1 by port-forward) forgets each blob",
+    );
 }
 
 #[test]
@@ -440,7 +439,7 @@ fn a_cluster_without_a_registry_is_no_failure() {
         .exits(0)
         .prints("Registry: none: there is no image-registry in namespace openshift-image-registry, and no pod of it\n")
         .prints("Operator: Removed\n")
-        .prints("Cache step: none needed: there is no registry\n");
+        .prints("Cache step: none: there is no deployment/image-registry in namespace openshift-image-registry");
     assert_eq!(registry.json("admin")["registry"]["state"], "absent");
 }
 
@@ -466,13 +465,15 @@ fn the_registry_of_an_old_cluster_is_found_and_another_one_by_its_name() {
         .run("pruner", &other)
         .exits(0)
         .prints("Registry: deploymentconfig/mine.too in namespace other, 0 of 2 replica(s) ready")
-        .prints("Digest cache: on, an entry lives for 2m0s (variable REGISTRY_OPENSHIFT_CACHE_BLOBREPOSITORYTTL)\n");
+        .prints(
+            "Digest cache: on, an entry lives for 2m (variable REGISTRY_OPENSHIFT_CACHE_BLOBREPOSITORYTTL)\n",
+        );
     store.delete("deployments", NAMESPACE, NAME);
     registry
         .run("pruner", &[])
         .exits(0)
         .prints("Registry: deploymentconfig/docker-registry in namespace default")
-        .prints("an entry lives for 1m0s");
+        .prints("an entry lives for 1m");
 }
 
 #[test]

@@ -2,10 +2,15 @@
 //!
 //! Needs `redis-server` for most of it; without it those tests say so and do nothing.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests: whatever is wrong here fails them")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests: whatever is wrong here fails them"
+)]
 
 #[path = "common/redis.rs"]
-mod redis_server;
+mod redis_keys;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -18,11 +23,10 @@ use oc_prune_images::cache::redis::{
     SharedCache, Tell,
 };
 use oc_prune_images::cluster::{ApiError, Cluster, ConnectionOptions, Environment, Forward, install_crypto};
-use redis_server::{
-    assert_forgotten, cluster_with, digest, dump_all, free_port, is_installed, seed, seed_cluster, start,
-    start_in,
-};
+use redis_keys::{assert_forgotten, digest, dump_all, is_installed, seed, seed_cluster};
 use sandbox::api::{Rule, pruner_and};
+use sandbox::redis::{Server, free_port};
+use sandbox::tls::Authority;
 use sandbox::{Config, Sandbox};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -334,12 +338,12 @@ async fn a_redis_is_reached_by_the_names_and_addresses_that_pods_use() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..20);
     let before = server.dump();
     let fixture = Fixture::start();
     fixture.sandbox.store().create("pods", pod("redis-starting", "127.200.0.6", false));
-    fixture.pod("redis-0", POD_IP, server.port);
+    fixture.pod("redis-0", POD_IP, server.port());
     fixture.service(SERVICE_IP);
     let urls = [
         "redis://redis",
@@ -352,7 +356,7 @@ async fn a_redis_is_reached_by_the_names_and_addresses_that_pods_use() {
         &format!("redis://{SERVICE_IP}:7000"),
         // Directly.
         &server.url(),
-        &format!("redis://localhost:{}", server.port),
+        &format!("redis://localhost:{}", server.port()),
     ];
     for (n, url) in urls.into_iter().enumerate() {
         let dialer = fixture.dialer("forwarder").await;
@@ -434,33 +438,20 @@ async fn tls_is_verified_against_the_name_of_the_service() {
     }
     let fixture = Fixture::start();
     fixture.service(SERVICE_IP);
-    let issue = |name: &str| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let ca = params.self_signed(&key).unwrap().pem();
-        let issuer = rcgen::Issuer::new(params, key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (ca, leaf.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
-    };
-    let (ca, certificate, key) = issue("redis.shop.svc");
-    let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
-    for (name, text) in [("ca.crt", &ca), ("tls.crt", &certificate), ("tls.key", &key)] {
+    let authority = Authority::default();
+    let identity = authority.server_identity(&["redis.shop.svc"]);
+    let directory = tempfile::tempdir().unwrap();
+    for (name, text) in [("tls.crt", &identity.certificate_pem), ("tls.key", &identity.key_pem)] {
         std::fs::write(directory.path().join(name), text).unwrap();
     }
+    std::fs::write(directory.path().join("ca.crt"), authority.pem()).unwrap();
+    let port = free_port();
     let tls = format!("tls-port {port}");
-    let lines = [
-        "port 0",
-        &tls,
-        "tls-ca-cert-file ca.crt",
-        "tls-cert-file tls.crt",
-        "tls-key-file tls.key",
-        "tls-auth-clients no",
-    ];
-    let server = start_in(directory, port, &lines, &[]);
+    let files = ["tls-ca-cert-file ca.crt", "tls-cert-file tls.crt", "tls-key-file tls.key"];
+    let lines = [&files[..], &[&tls, "tls-auth-clients no"]].concat();
+    let server = Server::start_in(directory, &lines);
     seed(&server, 0..2);
+    let ca = authority.pem();
     fixture.pod("redis-0", POD_IP, port);
     let with = |url: &str, ca: &str| {
         let certificates = Certificates { ca: Some(ca.as_bytes().to_vec()), client: None };
@@ -472,7 +463,9 @@ async fn tls_is_verified_against_the_name_of_the_service() {
     let failure = soon(failure).await.unwrap_err();
     assert_eq!(failure.problem, Problem::Certificate);
     assert!(failure.cause.contains("certificate is valid for redis.shop.svc, not redis"), "{failure}");
-    let failure = soon(evict(with("rediss://redis.shop.svc", &issue("x").0), dialer, 1)).await.unwrap_err();
+    let failure = soon(evict(with("rediss://redis.shop.svc", &Authority::default().pem()), dialer, 1))
+        .await
+        .unwrap_err();
     assert_eq!(failure.problem, Problem::Certificate);
     assert!(failure.cause.contains("certificate signed by unknown authority"), "{failure}");
 }
@@ -504,10 +497,10 @@ async fn the_master_that_a_sentinel_or_a_replica_names_is_reached_in_its_pod() {
         return;
     }
     let fixture = Fixture::start();
-    let master = start(&[]);
+    let master = Server::start(&[]);
     seed(&master, 0..4);
     let before = master.dump();
-    fixture.pod("redis-0", POD_IP, master.port);
+    fixture.pod("redis-0", POD_IP, master.port());
     fixture.service(SERVICE_IP);
     let sentinel = sentinel(POD_IP, 6379).await;
     fixture.sandbox.store().create("pods", pod("sentinel-0", "127.200.0.8", true));
@@ -515,9 +508,9 @@ async fn the_master_that_a_sentinel_or_a_replica_names_is_reached_in_its_pod() {
     let url = "redis-sentinel://127.200.0.8/mymaster";
     soon(evict(access(url), fixture.dialer("forwarder").await, 0)).await.unwrap();
     // It never gets through to its master, whose name it tells all the same.
-    let replica = start(&["replicaof redis.shop.svc 6379"]);
+    let replica = Server::start(&["replicaof redis.shop.svc 6379"]);
     fixture.sandbox.store().create("pods", pod("replica-0", "127.200.0.9", true));
-    fixture.map("replica-0", 6379, replica.port);
+    fixture.map("replica-0", 6379, replica.port());
     soon(evict(access("redis://127.200.0.9"), fixture.dialer("forwarder").await, 1)).await.unwrap();
     assert_forgotten(&before, &master.dump(), &[digest(0), digest(1)]);
 }
@@ -528,20 +521,27 @@ async fn every_master_of_a_cluster_is_reached_in_its_pod() {
         return;
     }
     let fixture = Fixture::start();
-    let nodes = cluster_with(|n| {
-        vec![
-            format!("cluster-announce-hostname redis-{n}.redis.shop.svc.cluster.local"),
-            "cluster-preferred-endpoint-type hostname".to_owned(),
-        ]
-    });
+    let nodes = Server::start_cluster(3);
     for (n, node) in nodes.iter().enumerate() {
         let name = format!("redis-{n}");
+        for setting in [
+            format!("cluster-announce-hostname {name}.redis.shop.svc.cluster.local"),
+            "cluster-preferred-endpoint-type hostname".to_owned(),
+        ] {
+            assert_eq!(node.text(&format!("CONFIG SET {setting}")), "+OK");
+        }
         fixture.sandbox.store().create("pods", pod(&name, &format!("127.200.0.{}", 20 + n), true));
-        for port in [node.port, 6379] {
-            fixture.map(&name, port, node.port);
+        for port in [node.port(), 6379] {
+            fixture.map(&name, port, node.port());
         }
     }
     fixture.service("None");
+    // Each has heard of the names of the others.
+    for node in &nodes {
+        node.wait_for("CLUSTER SLOTS", "redis-0.");
+        node.wait_for("CLUSTER SLOTS", "redis-1.");
+        node.wait_for("CLUSTER SLOTS", "redis-2.");
+    }
     seed_cluster(&nodes, 0..40);
     let before = dump_all(&nodes);
     let dialer = fixture.dialer("forwarder").await;
@@ -561,11 +561,11 @@ async fn a_pod_that_is_replaced_during_a_prune_is_found_again() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..10);
     let before = server.dump();
     let fixture = Fixture::start();
-    fixture.pod("redis-0", POD_IP, server.port);
+    fixture.pod("redis-0", POD_IP, server.port());
     fixture.service(SERVICE_IP);
     let dialer = fixture.dialer("forwarder").await;
     let cache =
@@ -578,7 +578,7 @@ async fn a_pod_that_is_replaced_during_a_prune_is_found_again() {
     fixture.sandbox.api().forwards().forget(NAMESPACE, "redis-0");
     let failure = cache.evict(doomed(2), Duration::from_millis(1500)).await.unwrap_err();
     assert!(failure.cause.contains("by way of the API server"), "{failure}");
-    fixture.pod("redis-1", "127.200.0.8", server.port);
+    fixture.pod("redis-1", "127.200.0.8", server.port());
     soon(async {
         while !cache.unconfirmed().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;

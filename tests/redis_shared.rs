@@ -2,10 +2,15 @@
 //!
 //! Needs `redis-server`; without it the tests say so and do nothing.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests: whatever is wrong here fails them")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests: whatever is wrong here fails them"
+)]
 
 #[path = "common/redis.rs"]
-mod redis_server;
+mod redis_keys;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -17,10 +22,10 @@ use futures::future::join_all;
 use oc_prune_images::cache::redis::{
     Access, Certificates, Dialer, Doomed, Event, Layout, Problem, RedisAddress, SharedCache, Tell,
 };
-use redis_server::{
-    Server, assert_forgotten, cluster, cutting_proxy, digest, dump_all, free_port, is_installed, seed,
-    seed_cluster, start, start_in,
+use redis_keys::{
+    assert_forgotten, contents, cutting_proxy, digest, dump_all, is_installed, seed, seed_cluster,
 };
+use sandbox::redis::Server;
 use secrecy::SecretString;
 
 /// For what has to happen.
@@ -88,7 +93,7 @@ async fn many_workers_evict_at_once_and_everything_else_stays() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..600);
     let before = server.dump();
     let _ = server.run("CONFIG RESETSTAT");
@@ -115,7 +120,7 @@ async fn what_is_put_back_meanwhile_is_evicted_at_the_end_and_told() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..10);
     let before = server.dump();
     let cache = connect(&server.url()).await;
@@ -147,12 +152,13 @@ async fn what_is_put_back_meanwhile_is_evicted_at_the_end_and_told() {
     assert!(left.contains_key(&format!("repository::shop/api::blobs::{}", digest(9))));
 }
 
-/// Kills a server; its data and its port are for the next one.
-fn kill(server: Server) -> (tempfile::TempDir, u16) {
+/// Kills a server, and has it find its data when it is started again, with further lines of configuration.
+fn kill(server: &mut Server, lines: &str) {
     assert_eq!(server.text("SAVE"), "+OK");
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::copy(server.dir.path().join("dump.rdb"), dir.path().join("dump.rdb")).unwrap();
-    (dir, server.port)
+    server.stop();
+    let path = server.directory().join("redis.conf");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{config}\n{lines}\n")).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,12 +166,13 @@ async fn a_redis_that_is_down_holds_nobody_up_and_is_caught_up_on() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let mut server = Server::start(&[]);
     seed(&server, 0..40);
-    let before = server.contents();
+    let before = contents(&server);
     let cache = connect(&server.url()).await;
     work(&cache, 0..10, 3).await;
-    let (dir, port) = kill(server);
+    // It is still loading when it can be connected to again.
+    kill(&mut server, "key-load-delay 2000\nloading-process-events-interval-bytes 1024");
     let failure = cache.evict(doomed(10), Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(failure.problem, Problem::Refused, "{failure}");
     let begin = Instant::now();
@@ -177,12 +184,10 @@ async fn a_redis_that_is_down_holds_nobody_up_and_is_caught_up_on() {
     let unconfirmed = cache.unconfirmed();
     assert_eq!(unconfirmed.digests().collect::<Vec<_>>(), digests(10..30));
     assert_eq!(unconfirmed.links().count(), 40);
-    // It is still loading when it can be connected to again.
-    let server =
-        start_in(dir, port, &["key-load-delay 2000", "loading-process-events-interval-bytes 1024"], &[]);
+    server.start_again();
     caught_up(&cache).await;
     work(&cache, 30..35, 3).await;
-    assert_forgotten(&before, &server.contents(), &digests(0..35));
+    assert_forgotten(&before, &contents(&server), &digests(0..35));
     // Until then Redis has given them to any replica that asked.
     let again = soon(cache.finish()).await.unwrap();
     assert_eq!(again.blobs, digests(10..30).into_iter().collect());
@@ -193,24 +198,24 @@ async fn what_was_never_confirmed_is_evicted_at_the_end_or_known_to_be_left() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let mut server = Server::start(&[]);
     seed(&server, 0..8);
-    let before = server.contents();
+    let before = contents(&server);
     let url = server.url();
     let impatient = Access { patience: Duration::from_millis(300), ..access(&url) };
     let cache = SharedCache::connect(impatient, Dialer::direct(), Layout::default(), silent()).await.unwrap();
     cache.evict(doomed(0), SOON).await.unwrap();
-    let (dir, port) = kill(server);
+    kill(&mut server, "");
     cache.evict(doomed(1), Duration::from_millis(100)).await.unwrap_err();
     cache.evict(doomed(2), Duration::from_millis(100)).await.unwrap_err();
     let failure = soon(cache.finish()).await.unwrap_err();
     assert_eq!(failure.problem, Problem::Refused, "{failure}");
     assert_eq!(cache.unconfirmed().digests().collect::<Vec<_>>(), digests(1..3));
-    let server = start_in(dir, port, &[], &[]);
+    server.start_again();
     let again = soon(cache.finish()).await.unwrap();
     assert_eq!(again.blobs, digests(1..3).into_iter().collect());
     assert!(cache.unconfirmed().is_empty());
-    assert_forgotten(&before, &server.contents(), &digests(0..3));
+    assert_forgotten(&before, &contents(&server), &digests(0..3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,15 +223,13 @@ async fn a_redis_that_hangs_holds_nobody_up() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..10);
     let before = server.dump();
     let cache = connect(&server.url()).await;
-    let signal = |name: &str| {
-        assert!(
-            Command::new("kill").args([name, &server.child.id().to_string()]).status().unwrap().success()
-        );
-    };
+    let info = server.text("INFO server");
+    let pid = info.lines().find_map(|line| line.trim().strip_prefix("process_id:")).unwrap();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
     signal("-STOP");
     let failure = cache.evict(doomed(0), Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(failure.problem, Problem::TimedOut);
@@ -245,10 +248,10 @@ async fn a_connection_that_is_cut_in_the_middle_of_a_batch_is_made_anew() {
     if !is_installed() {
         return;
     }
-    let server = start(&[]);
+    let server = Server::start(&[]);
     seed(&server, 0..400);
     let before = server.dump();
-    let port = cutting_proxy(server.port, 5, 7000);
+    let port = cutting_proxy(server.port(), 5, 7000);
     let cache = connect(&format!("redis://127.0.0.1:{port}")).await;
     work(&cache, 0..300, 20).await;
     assert_forgotten(&before, &server.dump(), &digests(0..300));
@@ -260,14 +263,14 @@ async fn what_is_not_allowed_is_told_at_once() {
     if !is_installed() {
         return;
     }
-    let server = start(&[
+    let server = Server::start(&[
         "user old on >pw ~blobs::* ~repository::* +ping +del +srem",
         "user reader on >pw ~* +@read +ping",
     ]);
     seed(&server, 0..4);
     let before = server.dump();
     let login = |user: &str| {
-        let mut access = access(&format!("redis://{user}@127.0.0.1:{}", server.port));
+        let mut access = access(&format!("redis://{user}@127.0.0.1:{}", server.port()));
         access.address.password = Some(SecretString::from("pw"));
         SharedCache::connect(access, Dialer::direct(), Layout::default(), silent())
     };
@@ -287,11 +290,11 @@ async fn a_master_that_becomes_a_replica_leads_to_the_new_one() {
     if !is_installed() {
         return;
     }
-    let old = start(&[]);
-    let new = start(&[&format!("replicaof 127.0.0.1 {}", old.port)]);
+    let old = Server::start(&[]);
+    let new = Server::start(&[&format!("replicaof 127.0.0.1 {}", old.port())]);
     seed(&old, 0..10);
     new.wait_for("INFO replication", "master_link_status:up");
-    let before = old.contents();
+    let before = contents(&old);
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell: Tell = {
         let told = Arc::clone(&told);
@@ -302,12 +305,12 @@ async fn a_master_that_becomes_a_replica_leads_to_the_new_one() {
     work(&cache, 0..3, 2).await;
     new.wait_for("DBSIZE", &old.text("DBSIZE"));
     assert_eq!(new.text("REPLICAOF NO ONE"), "+OK");
-    assert_eq!(old.text(&format!("REPLICAOF 127.0.0.1 {}", new.port)), "+OK");
+    assert_eq!(old.text(&format!("REPLICAOF 127.0.0.1 {}", new.port())), "+OK");
     work(&cache, 3..6, 2).await;
-    assert_forgotten(&before, &new.contents(), &digests(0..6));
+    assert_forgotten(&before, &contents(&new), &digests(0..6));
     let followed = Event::Followed {
-        replica: format!("127.0.0.1:{}", old.port),
-        master: format!("127.0.0.1:{}", new.port),
+        replica: format!("127.0.0.1:{}", old.port()),
+        master: format!("127.0.0.1:{}", new.port()),
     };
     assert_eq!(*told.lock().unwrap(), [followed]);
 }
@@ -317,19 +320,16 @@ async fn a_failover_of_the_sentinels_is_followed() {
     if !is_installed() {
         return;
     }
-    let old = start(&[]);
-    let new = start(&[&format!("replicaof 127.0.0.1 {}", old.port)]);
+    let old = Server::start(&[]);
+    let new = Server::start(&[&format!("replicaof 127.0.0.1 {}", old.port())]);
     seed(&old, 0..10);
     new.wait_for("INFO replication", "master_link_status:up");
-    let before = old.contents();
-    let lines = [
-        format!("sentinel monitor mymaster 127.0.0.1 {} 1", old.port),
-        "sentinel down-after-milliseconds mymaster 500".to_owned(),
-        "sentinel failover-timeout mymaster 3000".to_owned(),
-    ];
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let sentinel = start_in(tempfile::tempdir().unwrap(), free_port(), &lines, &["--sentinel"]);
-    let cache = connect(&format!("redis-sentinel://127.0.0.1:{}/mymaster", sentinel.port)).await;
+    let before = contents(&old);
+    let sentinel = old.start_sentinel("mymaster");
+    for setting in [["down-after-milliseconds", "500"], ["failover-timeout", "3000"]] {
+        assert_eq!(ask_sentinel(&sentinel, &["SET", "mymaster", setting[0], setting[1]]).trim(), "OK");
+    }
+    let cache = connect(&format!("redis-sentinel://127.0.0.1:{}/mymaster", sentinel.port())).await;
     work(&cache, 0..3, 2).await;
     sentinel_knows_replica(&sentinel);
     new.wait_for("DBSIZE", &old.text("DBSIZE"));
@@ -337,19 +337,20 @@ async fn a_failover_of_the_sentinels_is_followed() {
     drop(old);
     work(&cache, 3..6, 2).await;
     assert!(new.text("ROLE").contains("master"));
-    assert_forgotten(&before, &new.contents(), &digests(0..6));
+    assert_forgotten(&before, &contents(&new), &digests(0..6));
 }
 
 /// A Sentinel has no socket: it is asked over its port.
+fn ask_sentinel(sentinel: &Server, question: &[&str]) -> String {
+    let port = sentinel.port().to_string();
+    let asked = Command::new("redis-cli").args(["-p", &port, "SENTINEL"]).args(question).output().unwrap();
+    String::from_utf8_lossy(&asked.stdout).into_owned()
+}
+
 fn sentinel_knows_replica(sentinel: &Server) {
     let begin = Instant::now();
     loop {
-        let port = sentinel.port.to_string();
-        let answer = Command::new("redis-cli")
-            .args(["-p", &port, "SENTINEL", "REPLICAS", "mymaster"])
-            .output()
-            .unwrap();
-        let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let answer = ask_sentinel(sentinel, &["REPLICAS", "mymaster"]);
         if answer.contains("slave") && !answer.contains("disconnected") {
             return;
         }
@@ -363,10 +364,10 @@ async fn the_masters_of_a_cluster_forget_also_while_slots_move() {
     if !is_installed() {
         return;
     }
-    let nodes = cluster();
+    let nodes = Server::start_cluster(3);
     seed_cluster(&nodes, 0..60);
     let before = dump_all(&nodes);
-    let cache = connect(&format!("redis-cluster://127.0.0.1:{}", nodes[0].port)).await;
+    let cache = connect(&format!("redis-cluster://127.0.0.1:{}", nodes[0].port())).await;
     work(&cache, 0..20, 5).await;
     // One slot is on its way, another one has moved for good.
     for (n, is_done) in [(20, false), (21, true)] {
@@ -374,12 +375,12 @@ async fn the_masters_of_a_cluster_forget_also_while_slots_move() {
         let slot = nodes[0].text(&format!("CLUSTER KEYSLOT {key}")).trim_start_matches(':').to_owned();
         let source = nodes.iter().find(|node| !node.text(&format!("EXISTS {key}")).starts_with("-MOVED"));
         let source = source.unwrap();
-        let target = nodes.iter().find(|node| node.port != source.port).unwrap();
+        let target = nodes.iter().find(|node| node.port() != source.port()).unwrap();
         let id = |node: &Server| node.text("CLUSTER MYID");
         assert_eq!(target.text(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", id(source))), "+OK");
         assert_eq!(source.text(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", id(target))), "+OK");
         for key in source.text(&format!("CLUSTER GETKEYSINSLOT {slot} 100")).lines() {
-            let migrate = format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port);
+            let migrate = format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port());
             assert_eq!(source.text(&migrate), "+OK");
         }
         if is_done {
@@ -391,4 +392,52 @@ async fn the_masters_of_a_cluster_forget_also_while_slots_move() {
     work(&cache, 20..40, 5).await;
     assert_forgotten(&before, &dump_all(&nodes), &digests(0..40));
     assert!(soon(cache.finish()).await.unwrap().blobs.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_whose_only_named_node_is_replaced_in_the_middle_forgets() {
+    if !is_installed() {
+        return;
+    }
+    let timeout = "cluster-node-timeout 1000";
+    let mut nodes = Server::start_cluster(3);
+    for node in &nodes {
+        assert_eq!(node.text(&format!("CONFIG SET {timeout}")), "+OK");
+    }
+    let replica = Server::start(&["cluster-enabled yes", timeout, "cluster-replica-no-failover yes"]);
+    assert_eq!(replica.text(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[0].port())), "+OK");
+    for node in nodes.iter().chain([&replica]) {
+        node.wait_for("CLUSTER INFO", "cluster_known_nodes:4");
+    }
+    let id = nodes[0].text("CLUSTER MYID");
+    replica.wait_for("CLUSTER NODES", &id);
+    assert_eq!(replica.text(&format!("CLUSTER REPLICATE {id}")), "+OK");
+    seed_cluster(&nodes, 0..40);
+    replica.wait_for("INFO replication", "master_link_status:up");
+    let cache = connect(&format!("redis-cluster://127.0.0.1:{}", nodes[0].port())).await;
+    work(&cache, 0..10, 5).await;
+    replica.wait_for("DBSIZE", &nodes[0].text("DBSIZE"));
+    drop(nodes.remove(0));
+    // The replica takes over only once the library has given up on the connection.
+    let failure = soon(async {
+        loop {
+            match cache.evict(doomed(10), Duration::from_millis(100)).await {
+                Err(failure) if failure.cause.starts_with("no answer") => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                result => return result.unwrap_err(),
+            }
+        }
+    })
+    .await;
+    assert!(matches!(failure.problem, Problem::Down | Problem::Refused | Problem::Cut), "{failure}");
+    assert_eq!(replica.text("CLUSTER FAILOVER TAKEOVER"), "+OK");
+    caught_up(&cache).await;
+    work(&cache, 11..30, 5).await;
+    nodes.push(replica);
+    let left: Vec<_> = nodes.iter().flat_map(|node| node.dump().into_keys()).collect();
+    assert!(!left.iter().any(|key| digests(0..30).iter().any(|digest| key.contains(digest))));
+    for n in 30..40 {
+        assert_eq!(left.iter().filter(|key| key.contains(&digest(n))).count(), 3);
+    }
 }

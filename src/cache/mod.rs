@@ -9,6 +9,7 @@ mod check;
 mod choose;
 pub mod commands;
 pub mod detect;
+mod foresee;
 mod input;
 mod outcome;
 pub mod redis;
@@ -18,6 +19,7 @@ mod step;
 
 pub use check::{CheckOutcome, Extent, Stale, StaleCache};
 pub use choose::{Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy};
+pub use foresee::plan as foreseen_plan;
 pub use input::{InputError, digests, result_document};
 pub use outcome::{CacheOutcome, CachePlan, RedisOutcome};
 pub use step::{CacheEvent, CacheOptions, CacheStep, Tell};

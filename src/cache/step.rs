@@ -12,10 +12,12 @@ use super::choose::{Choice, Memory, Reach, ReplicaStep, SharedRedis, Situation, 
 use super::commands::switch::{Consent, SwitchOptions, Turn, switch_with};
 use super::detect::{CacheConfig, DescriptorCache, DigestCache, Discovery, Place, Reading, Source, discover};
 use super::outcome::{CacheOutcome, CachePlan, RedisOutcome};
-use super::redis::{Dialer, Doomed, Event as RedisEvent, Layout, RedisOptions, SharedCache, Whereabouts};
+use super::redis::{
+    Access, Dialer, Doomed, Event as RedisEvent, Layout, RedisOptions, SharedCache, Whereabouts,
+};
 use super::replicas::{Evictor, Pace, Unconfirmed, Way};
 use super::rollout::{self, Progress, Proof, Restart, Restarted, Survivor, Ways};
-use crate::cluster::{Cluster, ConnectionOptions};
+use crate::cluster::{ApiRequest, Cluster, ConnectionOptions, Retry};
 use crate::error::Failure;
 use crate::execute::Signal;
 use crate::registry::{Freshness, Registry, is_repository};
@@ -89,8 +91,17 @@ impl CacheStep {
         tell: &Tell,
     ) -> Result<Self, Failure> {
         let found = discover(cluster, &options.place).await;
-        if options.strategy == Strategy::Auto && found.is_absent() {
-            return Ok(Self::nowhere(options, &found));
+        if let Some(choice) = for_nowhere(options, &found) {
+            let memory = Memory::MayBeOn { ttl: DEFAULT_TTL, why: choice.message.clone() };
+            return Ok(Self {
+                options: options.clone(),
+                choice,
+                memory,
+                redis: None,
+                redis_address: None,
+                evictor: None,
+                gone: Mutex::default(),
+            });
         }
         let memory = memory(&found);
         let (shared, redis) = redis(cluster, &found, &options.redis, tell).await?;
@@ -98,7 +109,8 @@ impl CacheStep {
             SharedRedis::Reachable(address) => Some(address.clone()),
             _ => None,
         };
-        let (reach, evictor) = reach(cluster, registry, &found).await;
+        let registry = service_ca(cluster, &found.place, registry.clone()).await;
+        let (reach, evictor) = reach(cluster, &registry, &found).await;
         let situation = Situation { memory, redis: shared, reach, restart: restart(cluster, &found).await };
         let choice = choose(options.strategy, &situation).map_err(|impossible| {
             Failure::nothing_changed(impossible.to_string())
@@ -109,30 +121,6 @@ impl CacheStep {
         let redis = redis.filter(|_| choice.redis);
         let options = options.clone();
         Ok(Self { options, choice, memory, redis, redis_address, evictor, gone: Mutex::default() })
-    }
-
-    /// The step for a registry that runs somewhere else: nothing is known of its caches.
-    fn nowhere(options: &CacheOptions, found: &Discovery) -> Self {
-        let Place { namespace, deployment } = &found.place;
-        let why =
-            format!("there is no deployment/{deployment} in namespace {namespace}, and none of its pods");
-        let choice = Choice {
-            step: "none",
-            redis: false,
-            replicas: ReplicaStep::Unneeded,
-            next: Vec::new(),
-            message: format!("none: {why}, so the registry's caches are not known"),
-            left: Vec::new(),
-        };
-        Self {
-            options: options.clone(),
-            choice,
-            memory: Memory::MayBeOn { ttl: DEFAULT_TTL, why },
-            redis: None,
-            redis_address: None,
-            evictor: None,
-            gone: Mutex::default(),
-        }
     }
 
     /// Whether a Redis is made to forget.
@@ -494,7 +482,7 @@ impl Finishing<'_> {
     }
 }
 
-fn memory(found: &Discovery) -> Memory {
+pub(super) fn memory(found: &Discovery) -> Memory {
     match found.caches() {
         Some(CacheConfig { digest_cache: DigestCache::On { ttl }, .. }) => Memory::On { ttl },
         Some(CacheConfig { digest_cache: DigestCache::Off, .. }) => Memory::Off,
@@ -525,6 +513,47 @@ fn unread_workload(found: &Discovery) -> String {
     }
 }
 
+/// The step for a registry that runs somewhere else: nothing is known of its caches.
+pub(super) fn for_nowhere(options: &CacheOptions, found: &Discovery) -> Option<Choice> {
+    if options.strategy != Strategy::Auto || !found.is_absent() {
+        return None;
+    }
+    let Place { namespace, deployment } = &found.place;
+    Some(Choice {
+        step: "none",
+        redis: false,
+        replicas: ReplicaStep::Unneeded,
+        next: Vec::new(),
+        message: format!(
+            "none: there is no deployment/{deployment} in namespace {namespace}, and none of its pods, so the registry's caches are not known"
+        ),
+        left: Vec::new(),
+    })
+}
+
+/// How to reach the Redis; where there is none to be reached, what is known of it.
+pub(super) fn redis_access(found: &Discovery, options: &RedisOptions) -> Result<Access, SharedRedis> {
+    let detected = match (&options.whereabouts, found.caches().map(|caches| caches.descriptor_cache)) {
+        (Whereabouts::At(_), _) => None,
+        (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => found.redis_address(),
+        (Whereabouts::Absent, _)
+        | (Whereabouts::Detect, Some(DescriptorCache::InMemory | DescriptorCache::Absent)) => {
+            return Err(SharedRedis::Absent);
+        }
+        (Whereabouts::Detect, None) => return Err(SharedRedis::MayBeThere(unread_workload(found))),
+        (Whereabouts::Detect, Some(DescriptorCache::Unknown(source))) => {
+            return Err(SharedRedis::MayBeThere(unread(&source)));
+        }
+        (Whereabouts::Detect, Some(DescriptorCache::DoesNotStart(why))) => {
+            return Err(SharedRedis::MayBeThere(why));
+        }
+    };
+    options.access(detected).ok_or_else(|| {
+        let why = format!("{}; name it: --redis-url=redis://HOST:6379", found.redis_unknowns().join("; "));
+        SharedRedis::Unreachable { address: "(unknown)".to_owned(), why }
+    })
+}
+
 /// Which Redis there is, and a connection to it.
 async fn redis(
     cluster: &Cluster,
@@ -532,26 +561,9 @@ async fn redis(
     options: &RedisOptions,
     tell: &Tell,
 ) -> Result<(SharedRedis, Option<SharedCache>), Failure> {
-    let detected = match (&options.whereabouts, found.caches().map(|caches| caches.descriptor_cache)) {
-        (Whereabouts::At(_), _) => None,
-        (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => found.redis_address(),
-        (Whereabouts::Absent, _)
-        | (Whereabouts::Detect, Some(DescriptorCache::InMemory | DescriptorCache::Absent)) => {
-            return Ok((SharedRedis::Absent, None));
-        }
-        (Whereabouts::Detect, None) => {
-            return Ok((SharedRedis::MayBeThere(unread_workload(found)), None));
-        }
-        (Whereabouts::Detect, Some(DescriptorCache::Unknown(source))) => {
-            return Ok((SharedRedis::MayBeThere(unread(&source)), None));
-        }
-        (Whereabouts::Detect, Some(DescriptorCache::DoesNotStart(why))) => {
-            return Ok((SharedRedis::MayBeThere(why), None));
-        }
-    };
-    let Some(access) = options.access(detected) else {
-        let why = format!("{}; name it: --redis-url=redis://HOST:6379", found.redis_unknowns().join("; "));
-        return Ok((SharedRedis::Unreachable { address: "(unknown)".to_owned(), why }, None));
+    let access = match redis_access(found, options) {
+        Ok(access) => access,
+        Err(shared) => return Ok((shared, None)),
     };
     let address = access.address.to_string();
     let dialer = Dialer::through(cluster.clone(), found.place.namespace.clone());
@@ -582,6 +594,23 @@ async fn redis(
     }
 }
 
+/// The registry, with the authority that signs the certificates of services, if it may be read: a connection by a route
+/// is vouched for by another one.
+pub(super) async fn service_ca(cluster: &Cluster, place: &Place, registry: Registry) -> Registry {
+    #[derive(serde::Deserialize)]
+    struct Authority {
+        data: BTreeMap<String, String>,
+    }
+    let path = format!("/api/v1/namespaces/{}/configmaps/openshift-service-ca.crt", place.namespace);
+    let request = ApiRequest { retry: Retry::Never, ..ApiRequest::get(path) };
+    let Ok(answer) = cluster.request(request).await else { return registry };
+    let Ok(Authority { data }) = serde_json::from_slice(&answer.body) else { return registry };
+    match data.get("service-ca.crt").map(|pem| registry.trusting(pem.as_bytes())) {
+        Some(Ok(trusting)) => trusting,
+        Some(Err(_)) | None => registry,
+    }
+}
+
 /// Which replicas can be spoken to.
 async fn reach(cluster: &Cluster, registry: &Registry, found: &Discovery) -> (Reach, Option<Evictor>) {
     let evictor = match Evictor::start(cluster.clone(), registry.clone(), found, Pace::default()).await {
@@ -603,7 +632,7 @@ async fn reach(cluster: &Cluster, registry: &Registry, found: &Discovery) -> (Re
 }
 
 /// How the replicas could be restarted, in words, or why they cannot be.
-async fn restart(cluster: &Cluster, found: &Discovery) -> Result<String, String> {
+pub(super) async fn restart(cluster: &Cluster, found: &Discovery) -> Result<String, String> {
     let Ways { possible, missing, nothing, obstacle, notes: _ } = rollout::ways(cluster, &found.place).await;
     if let Some(why) = obstacle.or(nothing) {
         return Err(why);

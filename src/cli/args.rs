@@ -1,7 +1,7 @@
 //! The flags as typed. Nothing here is checked: values are kept as words, so that the messages about them can be
 //! those of the reference (`validate.rs`).
 
-use std::{ffi::OsString, path::PathBuf};
+use std::ffi::OsString;
 
 use clap::{ArgAction, Parser};
 
@@ -9,6 +9,7 @@ use super::{
     connection::ConnectionArgs,
     place::{CACHE, PlaceArgs},
     redis::RedisArgs,
+    registry::RegistryArgs,
 };
 
 /// Prune images that nothing uses any more
@@ -61,24 +62,8 @@ pub(super) struct PruneArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) prune_registry: Option<String>,
 
-    /// The registry, as [SCHEME://]HOST[:PORT]
-    ///
-    /// Default: the address that the image streams name.
-    #[arg(long, value_name = "URL")]
-    pub(super) registry_url: Option<String>,
-
-    /// The CA that signed the registry's certificate
-    ///
-    /// Added to the kubeconfig's CA. Excludes --force-insecure and an http:// registry URL. For the API server's CA
-    /// use the kubeconfig.
-    #[arg(long, value_name = "FILE")]
-    pub(super) certificate_authority: Option<PathBuf>,
-
-    /// Accept any certificate of the registry, and plain HTTP
-    ///
-    /// With an https:// registry URL only the certificate goes unverified; HTTP is not tried.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) force_insecure: Option<String>,
+    #[command(flatten)]
+    pub(super) registry: RegistryArgs,
 
     /// Go on although references to images do not parse
     ///

@@ -2,12 +2,14 @@
 
 mod args;
 mod cache;
+mod cluster;
 mod connection;
 pub mod duration;
 mod options;
 mod parse;
 mod place;
 mod redis;
+mod registry;
 mod validate;
 mod values;
 

@@ -16,7 +16,9 @@ use super::{
     validate,
 };
 use crate::{
-    cache::commands::{flush::FlushOptions, status::StatusOptions, switch::SwitchOptions},
+    cache::commands::{
+        check::CheckOptions, flush::FlushOptions, status::StatusOptions, switch::SwitchOptions,
+    },
     error::Failure,
     text::sanitize,
 };
@@ -28,6 +30,8 @@ pub enum Invocation {
     Print(String),
     /// Plan a prune, and carry it out if [`Options::confirm`] says so.
     Prune(Box<Options>),
+    /// Ask the registry's replicas for what was deleted.
+    CacheCheck(Box<CheckOptions>),
     /// Make the registry's Redis forget what was deleted.
     CacheFlush(Box<FlushOptions>),
     /// Turn the registry's caches off, or on again.

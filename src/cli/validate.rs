@@ -53,11 +53,7 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
         },
         connection: args.connection.options()?,
         // Last, because it reads a file: a mistake on the command line comes first.
-        registry: registry(
-            args.registry_url.as_deref(),
-            nonempty_path(args.certificate_authority),
-            switch("--force-insecure", args.force_insecure.as_deref())?,
-        )?,
+        registry: args.registry.options()?,
     };
     Ok(options)
 }
@@ -221,7 +217,7 @@ fn is_version(part: &str) -> bool {
     is_number(major) && (stage.is_empty() || is_stage("alpha") || is_stage("beta"))
 }
 
-fn registry(
+pub(super) fn registry(
     url: Option<&str>,
     ca: Option<PathBuf>,
     force_insecure: bool,

@@ -161,6 +161,7 @@ impl ApiError {
                 | Self::Connection(_)
                 | Self::Timeout(_)
                 | Self::Truncated { .. }
+                | Self::PortForward(_)
                 | Self::Malformed(_)
                 | Self::BodyTooLarge { .. }
         )

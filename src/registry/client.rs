@@ -19,6 +19,7 @@ use url::{Position, Url};
 use super::address::RegistryUrl;
 use super::answer::{Answer, Deletion, RegistryError, Verdict, judge};
 use super::cause::{is_transient, of_request};
+use super::connect::read_certificates;
 use super::freshness::{Freshness, Step, of_get, of_head, of_storage};
 use super::name::Target;
 use super::security::Protection;
@@ -100,6 +101,28 @@ impl Registry {
             pool: pool.clone(),
             token: Arc::clone(token),
             limits,
+            last_login: Arc::clone(last_login),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The same registry with a further authority that may have signed the certificates of its replicas: that of the
+    /// services, where this connection goes by a route that another one vouches for.
+    ///
+    /// # Errors
+    ///
+    /// It holds no certificate in PEM form.
+    pub fn trusting(&self, pem: &[u8]) -> Result<Self, Failure> {
+        let Inner { client, address, protection, base, pool, token, limits, last_login } = &*self.inner;
+        let pool = pool.with(read_certificates(pem, "the service CA")?);
+        let inner = Inner {
+            client: client.clone(),
+            address: address.clone(),
+            protection: *protection,
+            base: base.clone(),
+            pool,
+            token: Arc::clone(token),
+            limits: limits.clone(),
             last_login: Arc::clone(last_login),
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -10,7 +10,7 @@ use backon::Retryable;
 use reqwest::header::LOCATION;
 use reqwest::{Certificate, Client, StatusCode};
 
-use super::address::{Address, Origin, RegistryUrl};
+use super::address::{Address, Origin, RegistryUrl, Scheme};
 use super::answer::{Answer, RegistryError, status_line};
 use super::cause::{is_transient, of_request};
 use super::client::{LOG_IN, PASS_TOKEN, Registry, token};
@@ -94,6 +94,30 @@ pub async fn connect(settings: Settings, token_source: TokenSource) -> Result<Re
     Ok(registry)
 }
 
+/// A registry that is spoken to by its replicas alone ([`Registry::pinned`]): nothing is sent here.
+///
+/// # Errors
+///
+/// Without a token; authorities that cannot be read.
+pub async fn for_replicas(settings: Settings, token_source: TokenSource) -> Result<Registry, Failure> {
+    token(&token_source, Refresh::Cached).await?;
+    let url = &settings.address.url;
+    let protection = match url.scheme() {
+        Some(Scheme::Http) => Protection::Plain,
+        _ if settings.force_insecure || settings.kubeconfig_insecure && settings.ca_pem.is_none() => {
+            (settings.announce)(&format!(
+                "the certificates of the registry's replicas are not verified ({})",
+                if settings.force_insecure { "--force-insecure" } else { "--insecure-skip-tls-verify" }
+            ));
+            Protection::Unverified
+        }
+        _ => Protection::Verified,
+    };
+    let pool = pool(&settings).await?;
+    let client = build(&settings, protection, &pool)?;
+    Registry::new(client, url.clone(), protection, pool, token_source, settings.limits.clone())
+}
+
 /// Collects the authorities that may sign the registry's certificate.
 ///
 /// `--certificate-authority` is added to the kubeconfig's CA; with neither, the system's count. Inside a pod the API's
@@ -126,7 +150,7 @@ async fn pool(settings: &Settings) -> Result<Pool, Failure> {
     Ok(if is_complete { Pool::Only(certificates) } else { Pool::SystemAnd(certificates) })
 }
 
-fn read_certificates(pem: &[u8], origin: &str) -> Result<Vec<Certificate>, Failure> {
+pub(super) fn read_certificates(pem: &[u8], origin: &str) -> Result<Vec<Certificate>, Failure> {
     match Certificate::from_pem_bundle(pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err(Failure::nothing_changed(format!(

@@ -22,7 +22,7 @@ mod transport;
 pub use address::{Address, Origin, RegistryUrl, Scheme, choose};
 pub use answer::{Deletion, RegistryError};
 pub use client::{Registry, no_token};
-pub use connect::{SERVICE_CA, Settings, connect};
+pub use connect::{SERVICE_CA, Settings, connect, for_replicas};
 pub use freshness::{Evidence, Freshness};
 pub use name::is_repository;
 pub use security::{Allowance, Attempt, Condition, Protection, Reason, candidates};

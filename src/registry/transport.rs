@@ -79,6 +79,16 @@ pub(super) enum Pool {
 }
 
 impl Pool {
+    /// The same with further ones.
+    pub(super) fn with(&self, further: Vec<Certificate>) -> Self {
+        match self.clone() {
+            Self::Only(certificates) => Self::Only(certificates.into_iter().chain(further).collect()),
+            Self::SystemAnd(certificates) => {
+                Self::SystemAnd(certificates.into_iter().chain(further).collect())
+            }
+        }
+    }
+
     /// The authorities beside those of the system.
     pub(super) fn certificates(&self) -> &[Certificate] {
         match self {

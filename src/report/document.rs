@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::cache::CacheOutcome;
+use crate::cache::{CacheOutcome, CachePlan};
 use crate::execute::Outcome;
 use crate::model::{Id, Inventory};
 use crate::plan::{
@@ -27,6 +27,8 @@ pub struct PrunePlan {
     #[serde(flatten)]
     #[expect(missing_docs, reason = "flattened: the schema takes the fields' own texts")]
     pub body: PlanBody,
+    /// What would be done about the registry's caches.
+    pub cache: CachePlan,
 }
 
 /// What was pruned, with the plan that it was made from.
@@ -518,8 +520,8 @@ pub struct Context {
 impl PrunePlan {
     /// The document of a dry run.
     #[must_use]
-    pub fn new(body: PlanBody) -> Self {
-        Self { api_version: API_VERSION, kind: "PrunePlan", body }
+    pub fn new(body: PlanBody, cache: CachePlan) -> Self {
+        Self { api_version: API_VERSION, kind: "PrunePlan", body, cache }
     }
 }
 

@@ -1,16 +1,24 @@
-//! The subcommand `cache flush`: reads what was deleted and makes Redis forget it. Needs no cluster.
+//! The subcommand `cache flush`: reads what was deleted and makes Redis forget it, and the replicas that are stale. With
+//! `--redis-url` it needs no cluster, and leaves the replicas alone.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::super::check::{self, Mend};
+use super::super::choose::SharedRedis;
+use super::super::detect::Place;
 use super::super::input::{self, InputError};
-use super::super::redis::{Access, Dialer, Doomed, Event, Evicted, Layout, Redis, RedisFailure, Selection};
+use super::super::redis::{
+    Access, Dialer, Doomed, Event, Evicted, Layout, Redis, RedisFailure, RedisOptions, Selection,
+};
+use super::super::step::redis_access;
+use super::session::{ClusterAccess, Session};
 use crate::cause::io_text;
 use crate::error::{Exit, Failure};
 use crate::execute::Signal;
-use crate::text::sanitize;
+use crate::text::{printable, sanitize};
 use crate::ui::Ui;
 
 /// How often a scan says how far it is, where somebody watches.
@@ -31,7 +39,9 @@ pub enum Source {
 #[derive(Debug, Clone)]
 pub struct FlushOptions {
     /// Which Redis, and who to be there.
-    pub access: Access,
+    pub redis: RedisOptions,
+    /// Whose registry's Redis and replicas; none for the Redis of `--redis-url` alone.
+    pub cluster: Option<ClusterAccess>,
     /// What to evict.
     pub source: Source,
     /// `--scan-repositories`: find the repositories of the blobs in Redis itself.
@@ -51,39 +61,122 @@ pub struct FlushOptions {
 /// # Errors
 /// Exit code 1 if the input cannot be read, or a dry run failed; 4 if the cache may still name what was deleted.
 pub async fn flush(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
-    let source = options.source.clone();
-    // The standard input may be a terminal: a signal must not wait for what somebody types.
-    let doomed = tokio::task::spawn_blocking(move || load(&source))
-        .await
-        .map_err(|error| Failure::nothing_changed(format!("read the input: {error}")))??;
+    let doomed = read_input(&options.source).await?;
     let mut done = Evicted::default();
     if doomed.as_ref().is_some_and(Doomed::is_empty) {
-        tell_result(options, ui, done);
+        tell_result(options, ui, "Redis", done);
         return Ok(Exit::Done);
     }
-    if let Err(failure) = evict(options, doomed.as_ref(), ui, &mut done).await {
-        if done != Evicted::default() {
-            tell_result(options, ui, done);
+    let session = match &options.cluster {
+        Some(access) => Some(Session::open(access, ui).await.map_err(|failure| {
+            failure.hint("or name the Redis, which needs no cluster: --redis-url=redis://HOST:6379/DATABASE")
+        })?),
+        None => None,
+    };
+    let access = match &session {
+        Some(session) => find_redis(options, session)?,
+        None => options.redis.access(None),
+    };
+    match &access {
+        Some(access) => {
+            let dialer = match &session {
+                Some(Session { cluster, found }) => {
+                    Dialer::through(cluster.clone(), found.place.namespace.clone())
+                }
+                None => Dialer::direct(),
+            };
+            let address = access.address.to_string();
+            if let Err(failure) = evict(options, access, dialer, doomed.as_ref(), ui, &mut done).await {
+                if done != Evicted::default() {
+                    tell_result(options, ui, &address, done);
+                }
+                return Err(failed(options, &failure, access));
+            }
+            tell_result(options, ui, &address, done);
+            if let Some(doomed) = &doomed {
+                tell_unknown_repositories(options, ui, doomed);
+            }
         }
-        return Err(failed(options, &failure));
+        None => ui.message("the registry has no Redis"),
     }
-    tell_result(options, ui, done);
-    if let Some(doomed) = &doomed {
-        tell_unknown_repositories(options, ui, doomed);
+    if options.dry_run {
+        return Ok(Exit::Done);
     }
-    if !options.dry_run {
-        ui.warning(
-            "each replica of the integrated registry has a digest cache of its own, which still names what was deleted for up to 10 minutes",
-        );
-        ui.message(
-            "hint: pushes that re-use a deleted layer are broken until then; make the replicas forget: oc rollout restart deployment/image-registry -n openshift-image-registry",
-        );
+    if let (Some(access), Some(session), Some(doomed)) = (&options.cluster, &session, &doomed) {
+        return settle_replicas(options, access, session, doomed, ui).await;
     }
+    ui.warning(
+        "each replica of the integrated registry has a digest cache of its own, which still names what was deleted for up to 10 minutes",
+    );
+    ui.message(
+        "hint: pushes that re-use a deleted layer are broken until then; make the replicas forget: oc rollout restart deployment/image-registry -n openshift-image-registry",
+    );
     Ok(Exit::Done)
+}
+
+/// The Redis that the registry is configured with; nothing if it has none.
+fn find_redis(options: &FlushOptions, session: &Session) -> Result<Option<Access>, Failure> {
+    let why = match redis_access(&session.found, &options.redis) {
+        Ok(access) => return Ok(Some(access)),
+        Err(SharedRedis::Absent) => return Ok(None),
+        Err(SharedRedis::Reachable(address)) => address,
+        Err(SharedRedis::MayBeThere(why)) => format!("there may be one: {why}"),
+        Err(SharedRedis::Unreachable { why, .. }) => why,
+    };
+    let exit = if options.dry_run { Exit::NothingChanged } else { Exit::CacheMayLie };
+    let message = format!("find the registry's Redis: {}", printable(&why));
+    Err(Failure { exit, message, hints: Vec::new() }
+        .hint("name it: --redis-url=redis://HOST:6379/DATABASE --redis-password-file=FILE")
+        .hint("or say that there is none: --redis-url=none")
+        .hint("see what there is, and which rights are missing: oc prune-images cache status"))
+}
+
+/// Makes replicas forget that have just answered that the data of a deleted blob is missing, and no others: to tell one
+/// that has not could remove a fresh upload.
+async fn settle_replicas(
+    options: &FlushOptions,
+    access: &ClusterAccess,
+    session: &Session,
+    doomed: &Doomed,
+    ui: &Arc<Ui>,
+) -> Result<Exit, Failure> {
+    let evictor = session.replicas(access, ui).await.map_err(|failure| Failure {
+        exit: Exit::CacheMayLie,
+        ..failure
+            .hint(format!("replicas may still name what was deleted; then repeat it: {}", options.repeat))
+    })?;
+    let (questions, without) = super::check::questions(doomed);
+    let asked = questions.len();
+    let answers = check::ask(&evictor.replicas(), &questions, asked + without, Mend::Yes).await;
+    ui.result(|out| writeln!(out, "{}", printable(&answers.line())));
+    let unreachable = evictor.unreachable();
+    for (pod, why) in &unreachable {
+        ui.warning(&format!("replica {} cannot be asked: {}", printable(&pod.name), printable(why)));
+    }
+    let settled = answers.stale.is_empty() && answers.not_allowed == 0 && answers.unknown == 0;
+    if settled && unreachable.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let Place { namespace, deployment } = &access.place;
+    let mut failure = Failure {
+        exit: Exit::CacheMayLie,
+        message: "flush the caches: not every replica is known to have forgotten what was deleted".to_owned(),
+        hints: Vec::new(),
+    };
+    if answers.not_allowed > 0 {
+        failure = failure.hint(
+            "asking takes the right to get imagestreams/layers: oc adm policy add-cluster-role-to-user registry-viewer <user>",
+        );
+    }
+    Err(failure
+        .hint(format!("repeat it: {}", options.repeat))
+        .hint(format!("or restart the replicas: oc rollout restart deployment/{deployment} -n {namespace}")))
 }
 
 async fn evict(
     options: &FlushOptions,
+    access: &Access,
+    dialer: Dialer,
     doomed: Option<&Doomed>,
     ui: &Arc<Ui>,
     done: &mut Evicted,
@@ -104,7 +197,7 @@ async fn evict(
         })
     };
     let layout = Layout::new(options.key_prefix.as_str());
-    let mut redis = Redis::connect(options.access.clone(), Dialer::direct(), options.dry_run, tell).await?;
+    let mut redis = Redis::connect(access.clone(), dialer, options.dry_run, tell).await?;
     let Some(doomed) = doomed else { return redis.scan(&layout, Selection::All, done).await };
     redis.evict(&layout.evictions(doomed), done).await?;
     if options.scan_repositories {
@@ -113,7 +206,18 @@ async fn evict(
     Ok(())
 }
 
-/// What was deleted; `None` stands for everything.
+/// Reads what was deleted; `None` stands for everything.
+///
+/// # Errors
+/// It cannot be read, or says something else.
+pub(super) async fn read_input(source: &Source) -> Result<Option<Doomed>, Failure> {
+    let source = source.clone();
+    // The standard input may be a terminal: a signal must not wait for what somebody types.
+    tokio::task::spawn_blocking(move || load(&source))
+        .await
+        .map_err(|error| Failure::nothing_changed(format!("read the input: {error}")))?
+}
+
 fn load(source: &Source) -> Result<Option<Doomed>, Failure> {
     match source {
         Source::All => Ok(None),
@@ -150,16 +254,12 @@ fn read(
     })
 }
 
-fn tell_result(options: &FlushOptions, ui: &Ui, done: Evicted) {
+fn tell_result(options: &FlushOptions, ui: &Ui, address: &str, done: Evicted) {
     let Evicted { keys, members, scanned } = done;
     let verb = if options.dry_run { "would evict" } else { "evicted" };
     let scanned = if scanned == 0 { String::new() } else { format!(", {scanned} key(s) looked at") };
     ui.result(|out| {
-        writeln!(
-            out,
-            "Summary: {verb} {keys} key(s) and {members} set member(s) of {}{scanned}",
-            options.access.address
-        )
+        writeln!(out, "Summary: {verb} {keys} key(s) and {members} set member(s) of {address}{scanned}")
     });
 }
 
@@ -178,9 +278,9 @@ fn tell_unknown_repositories(options: &FlushOptions, ui: &Ui, doomed: &Doomed) {
     ));
 }
 
-fn failed(options: &FlushOptions, failure: &RedisFailure) -> Failure {
+fn failed(options: &FlushOptions, failure: &RedisFailure, access: &Access) -> Failure {
     let exit = if options.dry_run { Exit::NothingChanged } else { Exit::CacheMayLie };
-    let hints = failure.hints(&options.access.address);
+    let hints = failure.hints(&access.address);
     let mut told = Failure { exit, message: failure.to_string(), hints };
     if !options.dry_run {
         told = told

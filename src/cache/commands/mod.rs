@@ -1,5 +1,10 @@
 //! The subcommands of `cache`.
 
+mod session;
+
+pub use session::ClusterAccess;
+
+pub mod check;
 pub mod flush;
 pub mod status;
 pub mod switch;

@@ -5,32 +5,37 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{join, join_all};
-use jiff::SignedDuration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::super::check::Extent;
+use super::super::choose;
 use super::super::detect::{
     self, CacheConfig, Configured, ConfiguredSetting, DescriptorCache, DigestCache, Discovery, Operator,
-    Origin, Place, Pod, Reading, Redis, Rights, Rule, Setting, Strategy, Verdict, WorkloadKind,
+    Origin, Place, Pod, Reading, Redis, Rule, Setting, Strategy, Verdict, WorkloadKind,
 };
-use super::super::redis::Topology;
-use crate::cli::{OutputFormat, duration};
+use super::super::foresee::{Foreseen, Way, foresee};
+use super::super::outcome::CachePlan;
+use super::super::redis::{RedisOptions, Topology};
+use super::super::step::CacheOptions;
+use crate::cli::OutputFormat;
 use crate::cluster::{ApiError, ApiRequest, Cluster, ConnectionOptions, Environment};
 use crate::error::{Exit, Failure};
 use crate::execute::Signal;
 use crate::report::document::API_VERSION;
-use crate::text::printable;
+use crate::text::{printable, time_text};
 use crate::ui::Ui;
 
-/// How long a pod's address has to take a connection.
-const REACH: Duration = Duration::from_secs(2);
+/// Nothing is rolled out here.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Everything that `cache status` was asked for.
 #[derive(Debug, Clone)]
 pub struct StatusOptions {
     /// Where the registry runs.
     pub place: Place,
+    /// The Redis, as far as flags say.
+    pub redis: RedisOptions,
     /// The form of the output: text, JSON or YAML.
     pub output: OutputFormat,
     /// `-v`.
@@ -63,8 +68,8 @@ pub struct CacheStatus {
     pub rights: Vec<RightEntry>,
     /// What could not be read. It may say anything.
     pub unreadable: Vec<UnreadableEntry>,
-    /// Which steps are possible after a prune.
-    pub cache_step: String,
+    /// What `--registry-cache=auto` would do after a prune.
+    pub cache_step: CachePlan,
 }
 
 /// The Deployment or `DeploymentConfig` of the registry.
@@ -286,23 +291,12 @@ pub struct UnreadableEntry {
     pub command: Option<String>,
 }
 
-/// How a replica can be reached from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    Direct,
-    PortForward,
-    NotFromHere,
-    NoAddress,
-}
-
-impl Reach {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::PortForward => "portForward",
-            Self::NotFromHere => "notFromHere",
-            Self::NoAddress => "noAddress",
-        }
+fn way_word(way: Way) -> &'static str {
+    match way {
+        Way::Direct => "direct",
+        Way::PortForward => "portForward",
+        Way::NotFromHere => "notFromHere",
+        Way::NoAddress => "noAddress",
     }
 }
 
@@ -320,20 +314,14 @@ pub async fn find(options: &StatusOptions, ui: &Arc<Ui>) -> Result<CacheStatus, 
         Ok(_) | Err(ApiError::Forbidden { .. } | ApiError::NotFound { .. }) => {}
         Err(error) => return Err(cluster.failure(&error, "reach the API server")),
     }
-    let found = detect::discover(&cluster, &options.place).await;
-    let pods = found.pods.get().map(Vec::as_slice).unwrap_or_default();
-    let connections = join_all(pods.iter().map(takes_connections));
-    let (connections, rights) = join(connections, detect::rights(&cluster, &found)).await;
-    let reach: Vec<Reach> =
-        pods.iter().zip(connections).map(|(pod, direct)| reach(pod, direct, &rights)).collect();
-    Ok(document(cluster.server(), &found, &rights, &reach))
-}
-
-/// Whether something listens at the pod's address that can be reached from here.
-async fn takes_connections(pod: &Pod) -> bool {
-    let Some(address) = pod.address else { return false };
-    let connection = tokio::time::timeout(REACH, tokio::net::TcpStream::connect(address)).await;
-    matches!(connection, Ok(Ok(_)))
+    let cache_options = CacheOptions {
+        strategy: choose::Strategy::Auto,
+        check: Extent::default(),
+        timeout: TIMEOUT,
+        place: options.place.clone(),
+        redis: options.redis.clone(),
+    };
+    Ok(document(cluster.server(), &foresee(&cluster, &cache_options).await))
 }
 
 /// The failure of a run that a signal has ended.
@@ -346,22 +334,8 @@ pub fn interrupted(signal: Signal) -> Failure {
     Failure { exit, message: format!("show the cache's status: ended by {name}"), hints: Vec::new() }
 }
 
-fn reach(pod: &Pod, direct: bool, rights: &Rights) -> Reach {
-    match pod.address {
-        None => Reach::NoAddress,
-        Some(_) if direct => Reach::Direct,
-        // Which of the two is asked for depends on the server's age.
-        Some(_)
-            if rights.allow("get", "pods", "portforward")
-                && rights.allow("create", "pods", "portforward") =>
-        {
-            Reach::PortForward
-        }
-        Some(_) => Reach::NotFromHere,
-    }
-}
-
-fn document(server: &str, found: &Discovery, rights: &Rights, reach: &[Reach]) -> CacheStatus {
+fn document(server: &str, foreseen: &Foreseen) -> CacheStatus {
+    let Foreseen { found, rights, ways, plan } = foreseen;
     CacheStatus {
         api_version: API_VERSION,
         kind: "CacheStatus",
@@ -370,15 +344,13 @@ fn document(server: &str, found: &Discovery, rights: &Rights, reach: &[Reach]) -
         operator: operator(&found.operator),
         caches: found.caches().map(|caches| caches_entry(found, &caches)),
         replicas: match &found.pods {
-            Reading::Is(pods) => {
-                Some(pods.iter().zip(reach).map(|(pod, reach)| replica(pod, *reach)).collect())
-            }
+            Reading::Is(pods) => Some(pods.iter().zip(ways).map(|(pod, way)| replica(pod, *way)).collect()),
             Reading::Absent => Some(Vec::new()),
             Reading::Unreadable { .. } => None,
         },
         rights: rights.0.iter().map(right).collect(),
         unreadable: unreadable(found),
-        cache_step: chosen_step(found, rights, reach),
+        cache_step: plan.clone(),
     }
 }
 
@@ -553,7 +525,7 @@ fn redis_entry(found: &Discovery, caches: &CacheConfig, redis: &Redis) -> RedisE
     }
 }
 
-fn replica(pod: &Pod, reach: Reach) -> ReplicaEntry {
+fn replica(pod: &Pod, way: Way) -> ReplicaEntry {
     ReplicaEntry {
         pod: pod.name.clone(),
         uid: pod.uid.clone(),
@@ -561,7 +533,7 @@ fn replica(pod: &Pod, reach: Reach) -> ReplicaEntry {
         address: pod.address.map(|address| address.to_string()),
         ready: pod.ready,
         terminating: pod.terminating,
-        reach: reach.word(),
+        reach: way_word(way),
         problem: pod.unschedulable.clone().or_else(|| pod.waiting.clone()),
     }
 }
@@ -592,60 +564,6 @@ fn unreadable(found: &Discovery) -> Vec<UnreadableEntry> {
     [workload, pods, operator].into_iter().flatten().chain(sources).collect()
 }
 
-/// Which steps would be possible after a prune, in words.
-fn chosen_step(found: &Discovery, rights: &Rights, reach: &[Reach]) -> String {
-    if found.is_absent() {
-        return "none needed: there is no registry".to_owned();
-    }
-    let caches = found.caches();
-    let redis_unknowns = found.redis_unknowns();
-    let has_redis = found.redis_address().is_some() || !redis_unknowns.is_empty();
-    if let Some(CacheConfig { digest_cache: DigestCache::Off, .. }) = caches
-        && !has_redis
-    {
-        return "none needed: the registry's caches are off".to_owned();
-    }
-    let evict = if !redis_unknowns.is_empty() {
-        Err(format!("Redis: {}", redis_unknowns.join(", ")))
-    } else if matches!(found.pods, Reading::Unreadable { .. }) {
-        Err("the pods cannot be listed".to_owned())
-    } else if reach.contains(&Reach::NotFromHere) {
-        Err("not every replica can be reached from here".to_owned())
-    } else if !rights.allow("delete", "images", "") {
-        Err("the right to prune in the registry is missing".to_owned())
-    } else {
-        Ok(())
-    };
-    let restart = if found.may_be_managed() {
-        let may = rights.allow("update", "configs", "") || rights.allow("create", "pods", "eviction");
-        may.then_some(())
-            .ok_or_else(|| "neither the operator's configuration may be updated nor a pod evicted".to_owned())
-    } else {
-        let kind = found.workload.get().map_or(WorkloadKind::Deployment, |workload| workload.kind);
-        let may = rights.allow("patch", kind.resource().1, "") || rights.allow("create", "pods", "eviction");
-        may.then_some(())
-            .ok_or_else(|| format!("neither the {} may be patched nor a pod evicted", kind.word()))
-    };
-    let wait = match caches.map(|caches| caches.digest_cache) {
-        Some(DigestCache::On { ttl }) => Ok(for_people(ttl)),
-        Some(DigestCache::Off | DigestCache::DoesNotStart(_)) => Ok(for_people(Duration::ZERO)),
-        Some(DigestCache::Unknown(_)) | None => Err("it is not known for how long".to_owned()),
-    };
-    let said = |name: &str, step: &Result<(), String>| match step {
-        Ok(()) => format!("{name} is possible"),
-        Err(why) => format!("{name} is not possible ({why})"),
-    };
-    let wait = match wait {
-        Ok(ttl) => format!("wait is possible ({ttl})"),
-        Err(why) => format!("wait is not possible ({why})"),
-    };
-    format!("{}; {}; {wait}", said("evict", &evict), said("restart", &restart))
-}
-
-fn for_people(time: Duration) -> String {
-    SignedDuration::try_from(time).map_or_else(|_| format!("{time:?}"), duration::format)
-}
-
 /// Writes the document for people.
 ///
 /// # Errors
@@ -658,7 +576,8 @@ pub fn write_text(out: &mut dyn Write, status: &CacheStatus) -> io::Result<()> {
     }
     tell_replicas(status, &mut lines);
     tell_rights(status, &mut lines);
-    lines.push(format!("Cache step: {}", status.cache_step));
+    lines.push(format!("Cache step: {}", status.cache_step.message));
+    lines.extend(status.cache_step.left.iter().map(|left| format!("  left as it is: {left}")));
     for line in lines {
         writeln!(out, "{}", printable(&line))?;
     }
@@ -717,7 +636,7 @@ fn tell_caches(caches: &CachesEntry, lines: &mut Vec<String>) {
     };
     let digest = match (digest_cache.state, digest_cache.ttl_seconds) {
         ("on", Some(seconds)) => {
-            let ttl = Duration::try_from_secs_f64(seconds).map_or_else(|_| format!("{seconds}s"), for_people);
+            let ttl = Duration::try_from_secs_f64(seconds).map_or_else(|_| format!("{seconds}s"), time_text);
             format!("on, an entry lives for {ttl}")
         }
         ("unknown", _) => format!("may be on: {}", because(&digest_cache.reason)),

@@ -94,7 +94,7 @@ impl Redis {
         tell: Tell,
     ) -> Result<Self, RedisFailure> {
         let mut retry = Retry::new(access.patience);
-        let connector = Connector { access, dialer, tell };
+        let connector = Connector { access, dialer, tell, known: std::sync::Mutex::default() };
         let (connection, node) = loop {
             match connector.establish().await {
                 Ok(connected) => break connected,
@@ -175,7 +175,7 @@ impl Redis {
                         }
                     }
                     Err(error) => {
-                        let why = RedisFailure::of(step, &error);
+                        let why = connection.failure(step, &error);
                         left.push((command, is_unsure || why.problem.is_lost_connection()));
                         failure.get_or_insert(why);
                     }
@@ -203,7 +203,10 @@ impl Redis {
         loop {
             match self.connection.send(command).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => self.recover(RedisFailure::of(step, &error), &mut retry).await?,
+                Err(error) => {
+                    let failure = self.connection.failure(step, &error);
+                    self.recover(failure, &mut retry).await?;
+                }
             }
         }
     }
@@ -340,15 +343,7 @@ impl Redis {
     /// The masters of a cluster, sorted; `None` where there is only one.
     async fn masters(&mut self) -> Result<Option<Vec<Node>>, RedisFailure> {
         let Topology::Cluster(seeds) = &self.connector.access.address.topology else { return Ok(None) };
-        let mut failure = None;
-        for (host, port) in seeds {
-            match self.connector.masters_of(host, *port).await {
-                Ok(masters) => return Ok(Some(masters)),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure
-            .unwrap_or_else(|| RedisFailure::new(Problem::Other, "list the masters", "no node is known")))
+        self.connector.cluster_masters(seeds).await.map(Some)
     }
 }
 

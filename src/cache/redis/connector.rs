@@ -1,6 +1,7 @@
 //! Connects to a Redis: finds the master, logs in, and tells each kind of mistake apart.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
@@ -20,6 +21,10 @@ use super::problem::{Problem, RedisFailure};
 
 /// A replica of a replica of a replica is none that anybody runs.
 const LONGEST_CHAIN: usize = 4;
+
+/// How often the library sends a command on to where its key is by now. What else goes wrong is retried by us, who know
+/// how patient the user is, and tell it.
+const REDIRECTS: u32 = 3;
 
 /// How long the library may take to connect to one node of a cluster: the way through the API server included.
 const THROUGH_CLUSTER: Duration = Duration::from_secs(30);
@@ -54,6 +59,17 @@ impl Connection {
         };
         answer.and_then(Value::extract_error)
     }
+
+    /// What it means that a command has failed.
+    pub(super) fn failure(&self, step: &str, error: &RedisError) -> RedisFailure {
+        let mut failure = RedisFailure::of(step, error);
+        if failure.problem == Problem::IsCluster && matches!(self, Self::Cluster(_)) {
+            // The library follows these; one that is left leads to a node that cannot be reached.
+            failure.problem = Problem::Down;
+            failure.cause = format!("slots are moving, or the node that has them is down: {}", failure.cause);
+        }
+        failure
+    }
 }
 
 /// What is connected to, and how.
@@ -61,6 +77,8 @@ pub(super) struct Connector {
     pub(super) access: Access,
     pub(super) dialer: Dialer,
     pub(super) tell: Tell,
+    /// The masters of a cluster when they were last listed.
+    pub(super) known: Mutex<Vec<(String, u16)>>,
 }
 
 /// Whose password, database and protocol a connection takes.
@@ -261,25 +279,14 @@ impl Connector {
 
     async fn connect_cluster(&self, seeds: &[(String, u16)]) -> Result<ClusterConnection, RedisFailure> {
         // The library tells why no node could be reached only as a text: the first node that answers is asked before.
-        let mut failure = None;
-        for (host, port) in seeds {
-            match self.masters_of(host, *port).await {
-                Ok(_) => {
-                    failure = None;
-                    break;
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
+        self.cluster_masters(seeds).await?;
         let access = &self.access;
         let address = &access.address;
-        let nodes = seeds.iter().map(|(host, port)| self.address(host, *port));
+        let nodes = self.nodes(seeds).into_iter().map(|(host, port)| self.address(&host, port));
         let mut builder = ClusterClient::builder(nodes)
             .connection_timeout(connect_timeout(access))
-            .response_timeout(answer_timeout(access));
+            .response_timeout(answer_timeout(access))
+            .retries(REDIRECTS);
         if self.dialer.goes_through_cluster() {
             builder = builder.async_dns_resolver(self.dialer.clone()).connection_timeout(THROUGH_CLUSTER);
         }
@@ -299,8 +306,40 @@ impl Connector {
         builder.build().map_err(failed)?.get_async_connection().await.map_err(failed)
     }
 
+    /// The masters of a cluster, sorted, as the first node tells them that answers.
+    pub(super) async fn cluster_masters(&self, seeds: &[(String, u16)]) -> Result<Vec<Node>, RedisFailure> {
+        let mut failure: Option<RedisFailure> = None;
+        for (host, port) in self.nodes(seeds) {
+            match self.masters_of(&host, port).await {
+                Ok(masters) => {
+                    let known = masters.iter().filter_map(|node| match node {
+                        Node::Tcp(host, port) => Some((host.clone(), *port)),
+                        Node::Unix(_) => None,
+                    });
+                    *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known.collect();
+                    return Ok(masters);
+                }
+                // A node that answers knows more than one that is down.
+                Err(error) => match &failure {
+                    Some(earlier) if !earlier.problem.is_lost_connection() => {}
+                    Some(_) if error.problem.is_lost_connection() => {}
+                    _ => failure = Some(error),
+                },
+            }
+        }
+        Err(failure
+            .unwrap_or_else(|| RedisFailure::new(Problem::Other, "list the masters", "no node is known")))
+    }
+
+    /// The nodes that the user has named, then those that are known: the former may be down.
+    fn nodes(&self, seeds: &[(String, u16)]) -> Vec<(String, u16)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let further = known.iter().filter(|node| !seeds.contains(node));
+        seeds.iter().chain(further).cloned().collect()
+    }
+
     /// The masters with slots, as one node of a cluster tells them.
-    pub(super) async fn masters_of(&self, host: &str, port: u16) -> Result<Vec<Node>, RedisFailure> {
+    async fn masters_of(&self, host: &str, port: u16) -> Result<Vec<Node>, RedisFailure> {
         let node = Node::Tcp(host.to_owned(), port);
         let step = format!("list the masters of the cluster at {node}");
         let connection = Connection::Single(self.login(&node, Purpose::Data).await?);
@@ -384,4 +423,58 @@ fn connect_timeout(access: &Access) -> Duration {
 
 fn answer_timeout(access: &Access) -> Duration {
     access.patience.min(Duration::from_secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::cache::redis::{Certificates, RedisAddress};
+
+    /// A node of a cluster that knows one master.
+    async fn node(master: Option<u16>) -> (u16, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let master = master.unwrap_or(port);
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut question = [0; 1024];
+                    while let Ok(length @ 1..) = stream.read(&mut question).await {
+                        let slots =
+                            format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:{master}\r\n");
+                        let is_ping = question[..length].windows(4).any(|word| word == b"PING");
+                        let answer = if is_ping { "+PONG\r\n" } else { &slots };
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        (port, task)
+    }
+
+    #[tokio::test]
+    async fn masters_that_were_listed_once_are_asked_when_the_named_nodes_are_down() {
+        let (master, _running) = node(None).await;
+        let (seed, running) = node(Some(master)).await;
+        let access = Access {
+            address: RedisAddress::parse(&format!("redis-cluster://127.0.0.1:{seed}")).unwrap(),
+            certificates: Certificates::default(),
+            patience: Duration::from_secs(10),
+        };
+        let known = Mutex::default();
+        let connector = Connector { access, dialer: Dialer::direct(), tell: Arc::new(|_| ()), known };
+        let seeds = [("127.0.0.1".to_owned(), seed)];
+        let masters = [Node::Tcp("127.0.0.1".to_owned(), master)];
+        assert_eq!(connector.cluster_masters(&seeds).await.unwrap(), masters);
+        running.abort();
+        let _ = running.await;
+        assert_eq!(connector.cluster_masters(&seeds).await.unwrap(), masters);
+        assert_eq!(connector.nodes(&[("127.0.0.1".to_owned(), master)]).len(), 1, "each is asked once");
+    }
 }

@@ -117,7 +117,9 @@ impl Dialer {
             Err(_) => format!("no connection within {DIRECT:?}"),
         };
         let step = format!("connect to {}", host_text(&sanitize(host), port));
-        let found = match tokio::time::timeout(SEARCH, inner.forward(&behind, port)).await {
+        // Boxed: every connection would have room for it otherwise.
+        let found = Box::pin(tokio::time::timeout(SEARCH, inner.forward(&behind, port))).await;
+        let found = match found {
             Ok(found) => found,
             Err(_) => Err(Dead::Barred(Box::new(RedisFailure::new(
                 Problem::NoWay,
@@ -426,4 +428,102 @@ fn is_ready(pod: &Pod) -> bool {
 
 fn name_of(pod: &Pod) -> String {
     pod.metadata.name.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of<T: DeserializeOwned>(value: serde_json::Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn hosts_are_what_they_are_in_a_pod_of_the_registrys_namespace() {
+        let service =
+            |namespace: &str| Some(Host::Service { namespace: namespace.into(), name: "redis".into() });
+        for (host, wanted) in [
+            ("redis", service("registry")),
+            ("redis.shop", service("shop")),
+            ("redis.shop.svc", service("shop")),
+            ("redis.shop.svc.cluster.local", service("shop")),
+            ("redis.shop.svc.example.org.", service("shop")),
+            (
+                "redis-0.redis.shop.svc.cluster.local",
+                Some(Host::Pod { namespace: "shop".into(), name: "redis-0".into() }),
+            ),
+            ("10.1.2.3", Some(Host::Address([10, 1, 2, 3].into()))),
+            ("fd00::1", Some(Host::Address("fd00::1".parse().unwrap()))),
+            ("127.0.0.1", None),
+            ("::1", None),
+            ("localhost", None),
+            ("redis.example.com", None),
+            ("a.b.c.d.svc", None),
+            ("Redis", None),
+            ("redis/../secrets", None),
+            ("redis..svc", None),
+            ("", None),
+        ] {
+            assert_eq!(behind(host, "registry"), wanted, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_service_says_which_port_its_pods_have() {
+        let service = |target: serde_json::Value| -> Service {
+            of(
+                json!({ "spec": { "clusterIP": "10.0.0.1", "ports": [{ "port": 6379, "targetPort": target }] } }),
+            )
+        };
+        let number = |number| Ok(TargetPort::Number(number));
+        assert_eq!(target_port(&service(json!(6380)), 6379), number(6380));
+        assert_eq!(target_port(&service(json!(0)), 6379), number(6379));
+        assert_eq!(target_port(&service(json!("6380")), 6379), number(6380));
+        assert_eq!(target_port(&service(json!("redis")), 6379), Ok(TargetPort::Name("redis".into())));
+        assert_eq!(target_port(&of(json!({ "spec": { "ports": [{ "port": 6379 }] } })), 6379), number(6379));
+        let error = target_port(&service(json!(1)), 6380).unwrap_err();
+        assert_eq!(error, "it has no port 6380, but 6379");
+        assert_eq!(target_port(&of(json!({})), 6379).unwrap_err(), "it has no ports");
+        // A headless service passes nothing on: clients speak with the pods themselves.
+        assert_eq!(target_port(&of(json!({ "spec": { "clusterIP": "None" } })), 7000), number(7000));
+        let selected = of(json!({ "spec": { "selector": { "app": "redis", "tier": "db" } } }));
+        assert_eq!(selector(&selected).as_deref(), Some("app=redis,tier=db"));
+        assert_eq!(selector(&of(json!({ "spec": { "externalName": "redis.example.com" } }))), None);
+        let two_stacks: Service = of(json!({ "spec": { "clusterIPs": ["10.0.0.1", "fd00::0:1"] } }));
+        assert!(is_at(&two_stacks, "fd00::1".parse().unwrap()));
+        assert!(!is_at(&two_stacks, "fd00::2".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_pod_is_found_by_its_address_unless_it_has_ended() {
+        let pod = |name: &str, phase: &str, port: u16| -> Pod {
+            of(json!({
+                "metadata": { "name": name },
+                "spec": { "containers": [{ "name": "a", "ports": [{ "containerPort": port, "name": "redis" }] }] },
+                "status": { "phase": phase, "podIP": "10.0.0.1", "podIPs": [{ "ip": "10.0.0.1" }, { "ip": "fd00::1" }] },
+            }))
+        };
+        let pods = [pod("ended", "Succeeded", 6379), pod("a", "Running", 80), pod("b", "Running", 6379)];
+        let at = |address: &str, port| pod_at(&pods, address.parse().unwrap(), port).map(name_of);
+        // Both are on their node's network.
+        assert_eq!(at("10.0.0.1", 6379).as_deref(), Some("b"));
+        assert_eq!(at("fd00:0::1", 6380).as_deref(), Some("a"));
+        assert_eq!(at("10.0.0.2", 6379), None);
+        assert_eq!((named_port(&pods[2], "redis"), named_port(&pods[2], "other")), (Some(6379), None));
+    }
+
+    #[test]
+    fn only_pods_that_are_ready_and_stay_are_forwarded_to() {
+        let pod = |condition: &str, status: &str| -> Pod {
+            of(json!({ "status": { "conditions": [{ "type": condition, "status": status }] } }))
+        };
+        assert!(is_ready(&pod("Ready", "True")));
+        assert!(!is_ready(&pod("Ready", "False")) && !is_ready(&pod("Initialized", "True")));
+        assert!(!is_ready(&of(json!({}))));
+        let mut going = pod("Ready", "True");
+        going.metadata = of(json!({ "deletionTimestamp": "2026-01-01T00:00:00Z" }));
+        assert!(!is_ready(&going));
+    }
 }

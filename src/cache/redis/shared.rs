@@ -128,7 +128,9 @@ impl SharedCache {
                 state.late.extend(items);
                 return Err(RedisFailure::new(Problem::Other, STEP, "the last eviction is over"));
             }
-            if let Some(failure) = state.refused.clone() {
+            if let Some(first) = state.refused.clone() {
+                // What is known by now says more than that time ran out.
+                let failure = state.trouble.clone().unwrap_or(first);
                 state.late.extend(items);
                 state.again.blobs.extend(doomed.digests().map(str::to_owned));
                 return Err(failure);

@@ -5,6 +5,7 @@ use std::{ffi::OsString, fmt::Write as _, path::PathBuf};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use super::super::{
+    cluster::ClusterArgs,
     parse::{Invocation, like_pflag, usage},
     redis::RedisArgs,
     validate::{self, nonempty, nonempty_path, switch},
@@ -21,8 +22,9 @@ use crate::{
 /// Remove deleted blobs from the registry's Redis
 ///
 /// A registry with a Redis cache goes on answering for blobs whose data is gone: pushes that re-use them are broken.
-/// This removes the keys of deleted blobs, and no others. It needs no cluster: it works for any registry that is
-/// built on distribution, Harbor's and GitLab's included.
+/// This removes the keys of deleted blobs, and no others. With --redis-url it needs no cluster: it works for any
+/// registry that is built on distribution, Harbor's and GitLab's included. Without, the Redis of the cluster's
+/// registry is found, and replicas that are stale are made to forget, too.
 #[derive(Parser)]
 #[command(
     disable_help_flag = true,
@@ -63,8 +65,18 @@ struct FlushArgs {
     #[arg(long, value_name = "TEXT")]
     key_prefix: Option<String>,
 
+    /// Also the replicas of the registry, with --redis-url
+    ///
+    /// A replica that answers that a deleted blob's data is missing is told to forget it. Without --redis-url the cluster
+    /// is spoken to anyway: it tells where Redis is.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    replicas: Option<String>,
+
     #[command(flatten)]
     redis: RedisArgs,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// How much to log on stderr, 0 to 10
     #[arg(long = "v", short = 'v', value_name = "N")]
@@ -82,6 +94,7 @@ struct FlushArgs {
 
 const AFTER: &str = "\
 Examples:
+  {program} cache flush --from=result.json
   {program} cache flush --redis-url=redis://redis:6379/1 --from=result.json
   {program} cache flush --redis-url=rediss://cache@redis --redis-password-file=pw --all --dry-run
   grep -o 'sha256:[0-9a-f]*' gc.log | {program} cache flush --redis-url=redis://redis --digests-from=-
@@ -90,14 +103,14 @@ Exit codes:
   0  done; also: nothing to do, a dry run
   1  the input cannot be read, or a dry run failed
   2  the command line is wrong
-  4  Redis may still name what was deleted
+  4  a cache may still name what was deleted
   130, 143  ended by Ctrl-C, by SIGTERM";
 
 fn command(program: &str) -> clap::Command {
     like_pflag(FlushArgs::command())
         .bin_name(format!("{program} cache flush"))
         .override_usage(format!(
-            "{program} cache flush --redis-url=URL (--from=FILE | --digests-from=FILE | --all) [flags]"
+            "{program} cache flush [--redis-url=URL] (--from=FILE | --digests-from=FILE | --all) [flags]"
         ))
         .max_term_width(100)
 }
@@ -131,14 +144,17 @@ fn options(args: FlushArgs, program: &str) -> Result<FlushOptions, Failure> {
     let verbosity = validate::verbosity(args.verbosity.as_deref())?;
     let flags = own_flags(&args);
     let redis = args.redis.options()?;
-    let Whereabouts::At(_) = redis.whereabouts else {
-        return Err(Failure::usage("--redis-url is needed")
-            .hint("the address is in the registry's configuration, redis.addr: --redis-url=redis://HOST:6379/DATABASE"));
-    };
-    let repeat = format!("{program} cache flush{}{flags}", redis.flags);
-    let Some(access) = redis.access(None) else { return Err(Failure::usage("--redis-url is needed")) };
+    let replicas = switch("--replicas", args.replicas.as_deref())?;
+    let alone = matches!(redis.whereabouts, Whereabouts::At(_)) && !replicas;
+    if alone && args.cluster.is_given() {
+        return Err(Failure::usage("--redis-url goes without the cluster unless --replicas is specified")
+            .hint("also make the registry's replicas forget: --replicas"));
+    }
+    let repeat = format!("{program} cache flush{}{}{flags}", redis.flags, args.cluster.flags());
+    let cluster = if alone { None } else { Some(args.cluster.access()?) };
     Ok(FlushOptions {
-        access,
+        redis,
+        cluster,
         source,
         scan_repositories,
         dry_run,
@@ -178,8 +194,12 @@ fn own_flags(args: &FlushArgs) -> String {
             let _ = write!(line, " {flag}={}", quoted(&value));
         }
     }
-    // Both were read before.
-    for (flag, word) in [("--all", &args.all), ("--scan-repositories", &args.scan_repositories)] {
+    // All were read before.
+    for (flag, word) in [
+        ("--all", &args.all),
+        ("--scan-repositories", &args.scan_repositories),
+        ("--replicas", &args.replicas),
+    ] {
         if switch(flag, word.as_deref()).unwrap_or_default() {
             line.push(' ');
             line.push_str(flag);
@@ -229,7 +249,7 @@ mod tests {
         }
         match run("cache flush --help") {
             Ok(Invocation::Print(text)) => {
-                assert!(text.contains("oc prune-images cache flush --redis-url=URL"), "{text}");
+                assert!(text.contains("oc prune-images cache flush [--redis-url=URL]"), "{text}");
                 assert!(!text.contains("{program}"), "{text}");
             }
             other => panic!("{other:?}"),
@@ -245,8 +265,8 @@ mod tests {
         assert_eq!(options.source, Source::Digests("-".into()));
         assert!(options.scan_repositories && options.dry_run);
         assert_eq!((options.key_prefix.as_str(), options.verbosity), ("p:", 3));
-        assert_eq!(options.access.patience, Duration::from_secs(120));
-        assert_eq!(options.access.address.password.as_ref().unwrap().expose_secret(), "geheim");
+        assert_eq!(options.redis.patience, Duration::from_secs(120));
+        assert_eq!(options.redis.access(None).unwrap().address.password.as_ref().unwrap().expose_secret(), "geheim");
         assert!(!format!("{options:?}").contains("geheim"));
         assert_eq!(
             options.repeat,
@@ -270,7 +290,10 @@ mod tests {
                 "cache flush --redis-url=redis://h --all --scan-repositories",
                 "--scan-repositories cannot be specified with --all",
             ),
-            ("cache flush --all", "--redis-url is needed"),
+            (
+                "cache flush --all --redis-url=redis://h --registry-namespace=n",
+                "--redis-url goes without the cluster unless --replicas is specified",
+            ),
             (
                 "cache flush --all --redis-url=redis://:geheim@a,b",
                 "invalid argument for \"--redis-url\" flag: several hosts, but neither a cluster nor Sentinels",

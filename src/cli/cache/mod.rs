@@ -1,5 +1,6 @@
 //! The subcommands of `cache`: their flags as typed, and what becomes of them.
 
+mod check;
 mod flush;
 mod status;
 mod switch;
@@ -16,6 +17,7 @@ Make the registry's caches forget what was deleted
 Usage: {program} cache COMMAND [flags]
 
 Commands:
+  check    Ask every replica of the registry for deleted blobs
   flush    Remove deleted blobs from the registry's Redis
   disable  Turn the registry's caches off for good
   enable   Turn them on again
@@ -29,6 +31,7 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
     let commands = || Ok(Invocation::Print(COMMANDS.replace("{program}", program)));
     let Some(first) = words.first() else { return commands() };
     match first.to_string_lossy().as_ref() {
+        "check" => check::invocation(words, program),
         "flush" => flush::invocation(words, program),
         "disable" => switch::disable(words, program),
         "enable" => switch::enable(words, program),

@@ -9,6 +9,7 @@ use super::super::{
     options::OutputFormat,
     parse::{Invocation, like_pflag, usage},
     place::PlaceArgs,
+    redis::RedisArgs,
     validate,
 };
 use crate::{cache::commands::status::StatusOptions, error::Failure};
@@ -33,6 +34,9 @@ struct StatusArgs {
 
     #[command(flatten)]
     place: PlaceArgs,
+
+    #[command(flatten)]
+    redis: RedisArgs,
 
     /// How much to log on stderr, 0 to 10
     #[arg(long = "v", short = 'v', value_name = "N")]
@@ -90,6 +94,7 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
     }
     let options = StatusOptions {
         place: args.place.place()?,
+        redis: args.redis.options()?,
         output: validate::output_of(args.output.as_deref(), &FORMATS)?,
         verbosity: validate::verbosity(args.verbosity.as_deref())?,
         connection: args.connection.options()?,
