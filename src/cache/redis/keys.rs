@@ -422,7 +422,9 @@ mod tests {
 
             // Nobody is known, and a scan finds them.
             let mut alone = Doomed::default();
-            gone.iter().for_each(|digest| alone.blob(digest));
+            for digest in &gone {
+                alone.blob(digest);
+            }
             for (repository, digest) in &lost {
                 alone.link(repository, digest);
             }

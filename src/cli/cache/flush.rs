@@ -97,7 +97,8 @@ Examples:
   {program} cache flush --from=result.json
   {program} cache flush --redis-url=redis://redis:6379/1 --from=result.json
   {program} cache flush --redis-url=rediss://cache@redis --redis-password-file=pw --all --dry-run
-  grep -o 'sha256:[0-9a-f]*' gc.log | {program} cache flush --redis-url=redis://redis --digests-from=-
+  sed -n 's/^blob eligible for deletion: //p' gc.log |
+    {program} cache flush --redis-url=redis://redis --digests-from=- --scan-repositories
 
 Exit codes:
   0  done; also: nothing to do, a dry run
@@ -266,7 +267,10 @@ mod tests {
         assert!(options.scan_repositories && options.dry_run);
         assert_eq!((options.key_prefix.as_str(), options.verbosity), ("p:", 3));
         assert_eq!(options.redis.patience, Duration::from_secs(120));
-        assert_eq!(options.redis.access(None).unwrap().address.password.as_ref().unwrap().expose_secret(), "geheim");
+        assert_eq!(
+            options.redis.access(None).unwrap().address.password.as_ref().unwrap().expose_secret(),
+            "geheim"
+        );
         assert!(!format!("{options:?}").contains("geheim"));
         assert_eq!(
             options.repeat,
