@@ -3,8 +3,7 @@
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::redis::{Doomed, is_digest};
-use crate::registry::is_repository;
+use super::redis::{Doomed, is_cached_repository, is_digest};
 use crate::text::brief;
 
 /// Why an input says nothing about what was deleted.
@@ -54,7 +53,7 @@ pub fn digests(text: &str) -> Result<Doomed, InputError> {
         }
         doomed.blob(digest);
         if let Some(repository) = repository {
-            if !is_repository(repository) {
+            if !is_cached_repository(repository) {
                 return Err(InputError::NoRepository { line: number, text: repository.to_owned() });
             }
             doomed.link(repository, digest);
@@ -121,12 +120,12 @@ mod tests {
     #[test]
     fn lists_hold_digests_with_and_without_repositories() {
         let (a, b) = (digest('a'), digest('b'));
-        let read = digests(&format!("# deleted\n\n  {a}\r\nshop/web@{b}\nshop/api@{b}\n")).unwrap();
+        let read = digests(&format!("# deleted\n\n  {a}\r\nshop/web@{b}\nTeam.io/api@{b}\n")).unwrap();
         let mut expected = Doomed::default();
         expected.blob(&a);
         expected.blob(&b);
         expected.link("shop/web", &b);
-        expected.link("shop/api", &b);
+        expected.link("Team.io/api", &b);
         assert_eq!(read, expected);
         assert_eq!(read.without_repository(), 1);
         assert!(digests("\n# nothing\n").unwrap().is_empty());

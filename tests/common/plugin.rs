@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -21,6 +21,7 @@ pub(crate) struct Plugin {
     home: TempDir,
     args: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    input: Option<Vec<u8>>,
 }
 
 impl Plugin {
@@ -28,7 +29,7 @@ impl Plugin {
         let home = tempfile::tempdir().unwrap();
         let environment = [("PATH", home.path()), ("HOME", home.path())];
         let environment = environment.map(|(name, value)| (name.into(), value.into())).into();
-        Self { home, args: Vec::new(), environment }
+        Self { home, args: Vec::new(), environment, input: None }
     }
 
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -59,6 +60,12 @@ impl Plugin {
         self
     }
 
+    /// What the run reads from its standard input; without it there is nothing.
+    pub(crate) fn input(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(text.into());
+        self
+    }
+
     /// Runs to the end.
     pub(crate) fn run(self) -> Ran {
         self.start().wait()
@@ -67,8 +74,13 @@ impl Plugin {
     pub(crate) fn start(self) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oc-prune_images"));
         command.env_clear().envs(self.environment).args(&self.args).current_dir(self.home.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        if let (Some(input), Some(mut stdin)) = (self.input, child.stdin.take()) {
+            // A run that ends early reads no more, and what it says is of interest then.
+            thread::spawn(move || stdin.write_all(&input));
+        }
         let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
         Running { home: self.home, args: self.args, child, stdout, stderr, started: Instant::now() }
     }

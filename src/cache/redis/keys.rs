@@ -7,6 +7,9 @@ use crate::registry::is_repository;
 /// How many members one command removes from a set.
 const MEMBERS: usize = 500;
 
+/// The longest name that a registry caches under, in bytes.
+const LONGEST_NAME: usize = 255;
+
 /// What was deleted from a registry, as far as its cache is concerned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Doomed {
@@ -174,7 +177,7 @@ impl Layout {
             return is_digest(digest).then_some(Entry::Blob(digest));
         }
         let (repository, rest) = key.strip_prefix("repository::")?.split_once("::blobs")?;
-        if !is_repository(repository) {
+        if !is_cached_repository(repository) {
             return None;
         }
         match rest.strip_prefix("::") {
@@ -182,6 +185,21 @@ impl Layout {
             Some(digest) => is_digest(digest).then_some(Entry::Link { repository, digest }),
         }
     }
+}
+
+/// Whether it is a name under which a registry caches what a repository has. Distribution takes the first component for
+/// a host, and there for capitals, where others follow: `Team.io/web`.
+#[must_use]
+pub fn is_cached_repository(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_inner)
+    };
+    let has_host = || {
+        let Some((host, rest)) = name.split_once('/') else { return false };
+        name.len() <= LONGEST_NAME && host.split('.').all(is_label) && is_repository(rest)
+    };
+    is_repository(name) || has_host()
 }
 
 /// Whether it is a digest that a registry caches: `sha256`, `sha384` or `sha512` with all its lower case hex digits.
@@ -199,6 +217,9 @@ pub fn is_digest(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     fn digest(c: char) -> String {
@@ -278,6 +299,7 @@ mod tests {
                 Entry::Blob(&a),
                 Entry::Members("shop/web"),
                 Entry::Members("library"),
+                Entry::Members("Team.io/web"),
                 Entry::Link { repository: "shop/web", digest: &a },
             ] {
                 let key = layout.key(entry);
@@ -310,6 +332,121 @@ mod tests {
         assert_eq!(Layout::new("a*[b]?\\c:").pattern(), "a\\*\\[b\\]\\?\\\\c:*blobs*");
     }
 
+    /// The keys of a Redis: hashes as nothing, sets as their members.
+    type Keys = BTreeMap<String, BTreeSet<String>>;
+
+    /// What a registry writes when it caches that a repository has a blob.
+    fn cache(keys: &mut Keys, repository: &str, digest: &str) {
+        keys.entry(["blobs", digest].join("::")).or_default();
+        keys.entry(["repository", repository, "blobs"].join("::")).or_default().insert(digest.to_owned());
+        keys.entry(["repository", repository, "blobs", digest].join("::")).or_default();
+    }
+
+    /// What a Redis does, which keeps no empty sets.
+    fn evict(keys: &mut Keys, evictions: &[Eviction]) {
+        for eviction in evictions {
+            match eviction {
+                Eviction::Key(key) => drop(keys.remove(key)),
+                Eviction::Members { set, digests } => {
+                    let Some(members) = keys.get_mut(set) else { continue };
+                    members.retain(|member| !digests.contains(member));
+                    if members.is_empty() {
+                        keys.remove(set);
+                    }
+                }
+            }
+        }
+    }
+
+    const REPOSITORY: &str = "([A-Z][a-z]{0,2}(-x)?(\\.[a-z]{1,2})?/)?[a-z0-9]{1,3}((\\.|_|__|--?)[a-z0-9]{1,2}){0,2}(/(blobs|[a-z]{1,2})){0,2}";
+    const DIGEST: &str = "sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}";
+    /// What is nearly one of the keys, and anything else.
+    const FOREIGN: &str = "(re|repository|blobs|x)?(::?|:::)(blobs|a/b|A|repository)?(::?)(blobs|sha256|a)?(:[0-9a-f]{0,65})?|blobs::sha256:[0-9A-F]{63,65}|repository::[a-zA-Z./:_-]{0,6}::blobs|\\PC{0,20}";
+
+    proptest! {
+        #[test]
+        fn what_a_registry_cached_about_the_doomed_goes_and_nothing_else(
+            repositories in proptest::collection::btree_set(REPOSITORY, 1..4),
+            digests in proptest::collection::btree_set(DIGEST, 1..6),
+            cached in proptest::collection::vec((any::<Index>(), any::<Index>()), 0..20),
+            doomed_blobs in any::<[bool; 6]>(),
+            doomed_links in proptest::collection::vec((any::<Index>(), any::<Index>()), 0..4),
+            foreign in proptest::collection::btree_set(FOREIGN, 0..20),
+            prefix in "|registry:|a\\*b",
+        ) {
+            let (repositories, digests): (Vec<_>, Vec<_>) =
+                (repositories.into_iter().collect(), digests.into_iter().collect());
+            let pair = |(repository, digest): &(Index, Index)| (repository.get(&repositories), digest.get(&digests));
+            let gone: BTreeSet<&String> =
+                digests.iter().zip(doomed_blobs).filter(|(_, is_gone)| *is_gone).map(|(digest, _)| digest).collect();
+            let lost: BTreeSet<_> = doomed_links.iter().map(pair).collect();
+            let (mut keys, mut expected) = (Keys::new(), Keys::new());
+            for (repository, digest) in cached.iter().map(pair) {
+                cache(&mut keys, repository, digest);
+                if gone.contains(digest) {
+                    continue;
+                }
+                if lost.contains(&(repository, digest)) {
+                    expected.entry(format!("blobs::{digest}")).or_default();
+                } else {
+                    cache(&mut expected, repository, digest);
+                }
+            }
+            let layout = Layout::new(prefix.as_str());
+            let written: BTreeSet<String> = keys.keys().map(|key| format!("{prefix}{key}")).collect();
+            for key in &written {
+                let entry = layout.entry(key);
+                prop_assert_eq!(entry.map(|entry| layout.key(entry)), Some(key.clone()), "not recognised");
+            }
+            let behind_prefix = |keys: Keys| -> Keys {
+                let own = keys.into_iter().map(|(key, members)| (format!("{prefix}{key}"), members));
+                let others = foreign.iter().filter(|key| !written.contains(*key));
+                own.chain(others.map(|key| (key.clone(), BTreeSet::from([key.clone()])))).collect()
+            };
+            let (keys, expected) = (behind_prefix(keys), behind_prefix(expected));
+
+            // Everybody who had a doomed blob is known.
+            let mut doomed = Doomed::default();
+            for digest in &gone {
+                doomed.blob(digest);
+                for repository in &repositories {
+                    doomed.link(repository, digest);
+                }
+            }
+            for (repository, digest) in &lost {
+                doomed.link(repository, digest);
+            }
+            let mut computed = keys.clone();
+            evict(&mut computed, &layout.evictions(&doomed));
+            prop_assert_eq!(&computed, &expected);
+
+            // Nobody is known, and a scan finds them.
+            let mut alone = Doomed::default();
+            for digest in &gone {
+                alone.blob(digest);
+            }
+            for (repository, digest) in &lost {
+                alone.link(repository, digest);
+            }
+            let mut scanned = keys.clone();
+            evict(&mut scanned, &layout.evictions(&alone));
+            for key in keys.keys() {
+                if let Some(entry) = layout.entry(key) {
+                    evict(&mut scanned, &layout.evictions_of_found(entry, &alone));
+                }
+            }
+            prop_assert_eq!(&scanned, &expected);
+        }
+
+        #[test]
+        fn a_key_that_is_taken_for_an_entry_is_that_entry_s_key(key in FOREIGN, prefix in "|registry:") {
+            let layout = Layout::new(prefix);
+            if let Some(entry) = layout.entry(&key) {
+                prop_assert_eq!(layout.key(entry), key);
+            }
+        }
+    }
+
     #[test]
     fn digests_and_repositories_are_those_of_distribution() {
         assert!(is_digest(&digest('0')) && is_digest(&format!("sha512:{}", "f".repeat(128))));
@@ -321,8 +458,17 @@ mod tests {
         for name in ["web", "shop/web", "a.b/c_d/e__f/g--h"] {
             assert!(is_repository(name), "{name}");
         }
+        for name in ["web", "Team.io/web", "Team/a/b", "a-B.c/d"] {
+            assert!(is_cached_repository(name), "{name}");
+        }
         for name in ["", "/", "a/", "A/b", "a b", "a..b", "host:5000/a", "../a", &"a".repeat(256)] {
             assert!(!is_repository(name), "{name}");
+        }
+        let long = format!("A/{}", "a".repeat(254));
+        for name in
+            ["", "A", "A/", "/a", "a/B", "A/B/c", "-A/b", "A-/b", "A..b/c", "A_b/c", "A:5000/b", &long]
+        {
+            assert!(!is_cached_repository(name), "{name}");
         }
     }
 }

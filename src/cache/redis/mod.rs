@@ -16,6 +16,6 @@ pub use address::{
 };
 pub use client::{Event, Evicted, Redis, Selection, Tell};
 pub use dial::Dialer;
-pub use keys::{Doomed, Entry, Eviction, Layout, is_digest};
+pub use keys::{Doomed, Entry, Eviction, Layout, is_cached_repository, is_digest};
 pub use problem::{Problem, RedisFailure};
 pub use shared::{Again, SharedCache};

@@ -97,7 +97,8 @@ Examples:
   {program} cache flush --from=result.json
   {program} cache flush --redis-url=redis://redis:6379/1 --from=result.json
   {program} cache flush --redis-url=rediss://cache@redis --redis-password-file=pw --all --dry-run
-  grep -o 'sha256:[0-9a-f]*' gc.log | {program} cache flush --redis-url=redis://redis --digests-from=-
+  sed -n 's/^blob eligible for deletion: //p' gc.log |
+    {program} cache flush --redis-url=redis://redis --digests-from=- --scan-repositories
 
 Exit codes:
   0  done; also: nothing to do, a dry run
