@@ -1,6 +1,7 @@
 //! One run from flags to exit code: inventory, plan, then a dry run's report, or the execution and its report.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -10,6 +11,8 @@ use crate::cache::commands::check::{self, CheckOptions};
 use crate::cache::commands::flush::{self, FlushOptions};
 use crate::cache::commands::status::{self, StatusOptions};
 use crate::cache::commands::switch::{self, SwitchOptions};
+use crate::cache::detect::Place;
+use crate::cache::redis::Whereabouts;
 use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
@@ -21,6 +24,7 @@ use crate::plan::{self, Plan, Rules, Stage2, StreamVerdict};
 use crate::registry::{self, Registry, Settings};
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
 use crate::report::{self, printable, text};
+use crate::text::quoted;
 use crate::ui::Ui;
 
 /// How far the local clock and the server's may be apart without a warning, in seconds.
@@ -479,7 +483,18 @@ async fn prune(
     let mut cache = CacheOutcome::from_plan(planned);
     match (caches, &registry) {
         (Some(caches), Some(registry)) => {
+            let kept = KeptResult::write(&context.server, &outcome);
+            let repeat = repeat_flush(options, kept.as_ref());
+            ui.before_abort(Some(format!(
+                "the registry's caches may still name what was deleted\nhint: finish it: {repeat}"
+            )));
             cache = caches.finish(&cluster, &events, stop).await;
+            ui.before_abort(None);
+            if cache.may_lie() {
+                cache.repeat = Some(repeat);
+            } else if let Some(kept) = kept {
+                kept.remove();
+            }
             match execute::broken_images(&cluster, registry, &mut inventory, &outcome).await {
                 Ok(broken) => outcome.broken = broken,
                 Err(failure) => ui.warning(&format!(
@@ -499,6 +514,82 @@ async fn prune(
 }
 
 const NOTHING_DELETED: &str = "nothing is deleted from the registry";
+
+/// What was deleted, written down before the cache step is finished: if that fails or is cut short, it is what
+/// `cache flush` repeats it from. Removed once nothing is left to be done.
+struct KeptResult(PathBuf);
+
+impl KeptResult {
+    /// Writes it below `XDG_STATE_HOME`; nothing if nothing was deleted, or it cannot be written.
+    fn write(server: &str, outcome: &Outcome) -> Option<Self> {
+        if outcome.changes.is_empty() {
+            return None;
+        }
+        let folder = state_folder()?;
+        let path =
+            folder.join(format!("result-{}-{}.json", Timestamp::now().as_second(), std::process::id()));
+        let document = serde_json::json!({
+            "apiVersion": report::document::API_VERSION,
+            "kind": "PruneResult",
+            "metadata": { "server": server },
+            "result": outcome,
+        });
+        let written = std::fs::create_dir_all(&folder).and_then(|()| {
+            let mut file = std::fs::OpenOptions::new();
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut file, 0o600);
+            let file = file.write(true).create_new(true).open(&path)?;
+            let mut file = std::io::BufWriter::new(file);
+            serde_json::to_writer(&mut file, &document)?;
+            std::io::Write::flush(&mut file)
+        });
+        match written {
+            Ok(()) => Some(Self(path)),
+            Err(error) => {
+                tracing::info!("{} cannot be written: {error}", path.display());
+                None
+            }
+        }
+    }
+
+    fn remove(self) {
+        // A file that stays does no harm.
+        let _ = std::fs::remove_file(self.0);
+    }
+}
+
+/// `$XDG_STATE_HOME/oc-prune-images`, by the XDG Base Directory Specification.
+fn state_folder() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("oc-prune-images"))
+}
+
+/// The command that finishes the cache step, without a password.
+fn repeat_flush(options: &Options, kept: Option<&KeptResult>) -> String {
+    let cli::Options { program, cache, .. } = options;
+    let mut line = format!("{program} cache flush{}", cache.redis.flags);
+    if matches!(cache.redis.whereabouts, Whereabouts::At(_)) {
+        line.push_str(" --replicas");
+    }
+    let default = Place::default();
+    for (flag, value, default) in [
+        ("--registry-namespace", &cache.place.namespace, default.namespace),
+        ("--registry-deployment", &cache.place.deployment, default.deployment),
+    ] {
+        if *value != default {
+            // Writing to a `String` cannot fail.
+            let _ = write!(line, " {flag}={value}");
+        }
+    }
+    let file = match (kept, options.output) {
+        (Some(KeptResult(path)), _) => quoted(&path.to_string_lossy()),
+        (None, OutputFormat::Json | OutputFormat::Yaml) => "<the output of this run>".to_owned(),
+        (None, _) => "<the output of a prune with -o json>".to_owned(),
+    };
+    let _ = write!(line, " --from={file}");
+    line
+}
 
 /// What the cache step tells goes to stderr.
 fn cache_events(ui: &Arc<Ui>) -> cache::Tell {
@@ -548,7 +639,8 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
 fn report_cache(options: &Options, ui: &Ui, cache: &CacheOutcome) {
     let place = &options.cache.place;
     let restart = format!("oc rollout restart deployment/{} -n {}", place.deployment, place.namespace);
-    let report = report::cache::report(cache, &options.program, &restart);
+    let repeat = cache.repeat.clone().unwrap_or_else(|| repeat_flush(options, None));
+    let report = report::cache::report(cache, &repeat, &restart);
     for line in &report.lines {
         ui.message(line);
     }
@@ -627,6 +719,7 @@ fn listen_to_signals(ui: Arc<Ui>) -> watch::Receiver<Option<Signal>> {
             ui.message("ending: what was begun is being finished; a second signal aborts at once");
         }
         let second = signals.next().await;
+        ui.abort();
         #[expect(clippy::exit, reason = "the user asked twice: nothing is waited for any longer")]
         std::process::exit(interrupted(second).exit as i32);
     });

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::Failure;
 
@@ -9,6 +10,7 @@ use crate::error::Failure;
 #[derive(Debug, Default)]
 pub struct Ui {
     stdout_closed: AtomicBool,
+    before_abort: Mutex<Option<String>>,
 }
 
 impl Ui {
@@ -34,6 +36,18 @@ impl Ui {
     /// Writes a warning to stderr.
     pub fn warning(&self, text: &str) {
         self.message(&format!("warning: {text}"));
+    }
+
+    /// Keeps what is to be said if the run is aborted from here on.
+    pub fn before_abort(&self, text: Option<String>) {
+        *self.before_abort.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// Says that the run is aborted, and what it leaves.
+    pub fn abort(&self) {
+        if let Some(text) = self.before_abort.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.message(&format!("error: aborted: {text}"));
+        }
     }
 
     /// Writes the failure that ends the run to stderr.

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use oc_prune_images::cache::commands::check::CacheCheck;
 use oc_prune_images::cache::commands::status::CacheStatus;
 use oc_prune_images::report::document::{PrunePlan, PruneResult};
 use schemars::generate::SchemaSettings;
@@ -36,6 +37,11 @@ fn the_schema_of_the_plan_is_current() {
 #[test]
 fn the_schema_of_the_result_is_current() {
     check("prune-result.json", &schema_of::<PruneResult>());
+}
+
+#[test]
+fn the_schema_of_the_cache_check_is_current() {
+    check("cache-check.json", &schema_of::<CacheCheck>());
 }
 
 #[test]

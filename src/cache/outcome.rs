@@ -93,6 +93,9 @@ pub struct CacheOutcome {
     /// What helps: the exact command or flag.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
+    /// The command that finishes the step, if it is not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<String>,
 }
 
 impl CacheOutcome {
@@ -113,6 +116,7 @@ impl CacheOutcome {
             check: None,
             failure: None,
             hints: Vec::new(),
+            repeat: None,
         }
     }
 

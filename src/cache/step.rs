@@ -440,7 +440,10 @@ impl Finishing<'_> {
         while !left.is_zero() {
             tokio::select! {
                 () = tokio::time::sleep(left.min(SAY)) => {}
-                _ = self.stop.changed() => return false,
+                _ = self.stop.changed() => {
+                    self.outcome.failure = Some("the wait was ended early".to_owned());
+                    return false;
+                }
             }
             left = until.saturating_duration_since(Instant::now());
             if !left.is_zero() {

@@ -28,10 +28,9 @@ pub struct CacheReport {
     pub failure: Option<Failure>,
 }
 
-/// Says how the step ended. `program` is how the user calls the plugin; `restart` the command that restarts the
-/// registry by hand.
+/// Says how the step ended. `repeat` is the command that finishes it, `restart` the one that restarts the registry.
 #[must_use]
-pub fn report(outcome: &CacheOutcome, program: &str, restart: &str) -> CacheReport {
+pub fn report(outcome: &CacheOutcome, repeat: &str, restart: &str) -> CacheReport {
     let mut report = CacheReport::default();
     if !outcome.needed {
         return report;
@@ -55,9 +54,8 @@ pub fn report(outcome: &CacheOutcome, program: &str, restart: &str) -> CacheRepo
             report.lines.push(format!("  {}", printable(answer)));
         }
     }
-    let repeat = format!("{program} cache flush --from=<the output of the prune with -o json>");
     if outcome.may_lie() {
-        report.failure = Some(may_lie(outcome, &repeat, restart));
+        report.failure = Some(may_lie(outcome, repeat, restart));
         return report;
     }
     match (plan.step, plan.replicas) {
@@ -101,6 +99,7 @@ fn may_lie(outcome: &CacheOutcome, repeat: &str, restart: &str) -> Failure {
         check,
         failure,
         hints,
+        repeat: _,
     } = outcome;
     let mut message = "cache step: a cache may still name what was deleted".to_owned();
     let mut details = Vec::new();
