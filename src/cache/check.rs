@@ -4,6 +4,8 @@
 //! have: without it nothing is proven, and nothing is called stale.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use schemars::JsonSchema;
@@ -17,6 +19,12 @@ const SAMPLE: usize = 50;
 
 /// How many questions one replica is asked at once.
 const AT_ONCE: usize = 8;
+
+/// After so many questions in a row that took too long a replica is asked nothing more.
+const UNANSWERED: usize = 3;
+
+/// What takes too long.
+const SLOW: Duration = Duration::from_secs(4);
 
 /// How many answers that settle nothing are repeated in a report.
 const SHOWN: usize = 5;
@@ -212,26 +220,44 @@ pub(super) async fn ask(
     deleted: usize,
     mend: Mend,
 ) -> CheckOutcome {
-    let asked = replicas.iter().map(|replica| async move {
-        let answers = futures::stream::iter(questions).map(|question| async move {
-            let Question { repository, digest } = question;
-            let freshness = match mend {
-                Mend::Yes => replica.settle(repository, digest).await,
-                Mend::No => replica.ask(repository, digest).await,
-            };
-            (question, freshness)
-        });
-        (replica.name(), answers.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await)
-    });
+    let asked = replicas.iter().map(|replica| ask_one(replica, questions, mend));
     let mut outcome =
         CheckOutcome { replicas: replicas.len(), blobs: questions.len(), deleted, ..CheckOutcome::default() };
-    for (name, answers) in futures::future::join_all(asked).await {
+    for (replica, answers) in replicas.iter().zip(futures::future::join_all(asked).await) {
         for (question, freshness) in answers {
-            outcome.add(name, question, freshness, mend == Mend::Yes);
+            outcome.add(replica.name(), question, freshness, mend == Mend::Yes);
         }
     }
     outcome.stale.sort();
     outcome
+}
+
+/// Asks one replica. One that hangs is left alone after a few questions.
+pub(super) async fn ask_one<'a>(
+    replica: &Replica,
+    questions: &'a [Question],
+    mend: Mend,
+) -> Vec<(&'a Question, Freshness)> {
+    let unanswered = &AtomicUsize::new(0);
+    let answers = futures::stream::iter(questions).map(|question| async move {
+        let Question { repository, digest } = question;
+        if unanswered.load(Ordering::Relaxed) >= UNANSWERED {
+            return (question, Freshness::Unknown("left alone: it did not answer before".to_owned()));
+        }
+        let begun = Instant::now();
+        let freshness = match mend {
+            Mend::Yes => replica.settle(repository, digest).await,
+            Mend::No => replica.ask(repository, digest).await,
+        };
+        // An answer comes soon, whatever it says.
+        if begun.elapsed() < SLOW {
+            unanswered.store(0, Ordering::Relaxed);
+        } else {
+            unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+        (question, freshness)
+    });
+    answers.buffer_unordered(AT_ONCE).collect().await
 }
 
 #[cfg(test)]

@@ -356,22 +356,10 @@ impl Finishing<'_> {
     async fn settle(&mut self) -> bool {
         let Some(evictor) = &self.step.evictor else { return true };
         let listed = evictor.refresh().await;
-        let mut stale: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for Unconfirmed { pod, replica, digests } in evictor.unconfirmed() {
-            for digest in digests {
-                let repository = self.step.gone().blobs.get(&digest).cloned().flatten();
-                let clean = match (&replica, repository) {
-                    (Ok(replica), Some(repository)) => {
-                        let freshness = replica.settle(&repository, &digest).await;
-                        matches!(freshness, Freshness::Clean | Freshness::ThereAgain)
-                    }
-                    _ => false,
-                };
-                if !clean {
-                    stale.entry(pod.name.clone()).or_default().insert(digest);
-                }
-            }
-        }
+        let asked = evictor.unconfirmed().into_iter().map(|unconfirmed| self.still_stale(unconfirmed));
+        let asked = futures::future::join_all(asked).await;
+        let stale: BTreeMap<String, BTreeSet<String>> =
+            asked.into_iter().filter(|(_, digests)| !digests.is_empty()).collect();
         if let Err(why) = listed {
             self.outcome.failure = Some(format!("the registry's pods could not be listed again: {why}"));
         }
@@ -385,6 +373,26 @@ impl Finishing<'_> {
         }
         self.outcome.stale = stale;
         done
+    }
+
+    /// Which blobs a replica may still believe in, once it was asked for them.
+    async fn still_stale(&self, unconfirmed: Unconfirmed) -> (String, BTreeSet<String>) {
+        let Unconfirmed { pod, replica, mut digests } = unconfirmed;
+        let Ok(replica) = replica else { return (pod.name, digests) };
+        let questions: Vec<Question> = {
+            let gone = self.step.gone();
+            let known = digests.iter().filter_map(|digest| {
+                let repository = gone.blobs.get(digest)?.clone()?;
+                Some(Question { repository, digest: digest.clone() })
+            });
+            known.collect()
+        };
+        for (question, freshness) in check::ask_one(&replica, &questions, Mend::Yes).await {
+            if matches!(freshness, Freshness::Clean | Freshness::ThereAgain) {
+                digests.remove(&question.digest);
+            }
+        }
+        (pod.name, digests)
     }
 
     /// Replaces all replicas; whether it is proven that no pod that served before serves any more.

@@ -73,18 +73,25 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn start(config: &SiteConfig<'_>) -> Self {
+        Self::start_with(config, |_| ())
+    }
+
+    /// The same with a cluster that is configured otherwise.
+    pub(crate) fn start_with(config: &SiteConfig<'_>, change: impl FnOnce(&mut ClusterConfig)) -> Self {
         let rule = Rule::new(&["get"], &["", "image.openshift.io"], &["imagestreams/layers"]);
         let redis = config.redis.map(|server| RedisCache::at(server.address()));
         if let Some(server) = config.redis {
             assert_eq!(server.text("FLUSHALL"), "+OK");
         }
-        let cluster = Cluster::start(ClusterConfig {
+        let mut cluster = ClusterConfig {
             sandbox: Config::default().user(CHECKER, "checker", pruner_and([rule])),
             registry: Some(RegistryConfig { redis, ttl: config.ttl, ..RegistryConfig::default() }),
             replicas: config.replicas,
             controller: config.controller.clone(),
             ..ClusterConfig::default()
-        });
+        };
+        change(&mut cluster);
+        let cluster = Cluster::start(cluster);
         let mut random = Rng::with_seed(config.seed);
         let base = layer(&mut random);
         let mut site = Self { cluster, layers: Vec::new(), kept: Vec::new(), old: Vec::new(), base };
