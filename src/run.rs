@@ -17,7 +17,7 @@ use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
 use crate::error::{Exit, Failure};
-use crate::execute::{self, BrokenImage, Event, FailedObject, Outcome, Signal, Tools};
+use crate::execute::{self, BrokenImage, Event, FailedObject, Meanwhile, Outcome, Signal, Tools};
 use crate::inventory::{self, Read, Scope};
 use crate::model::{Inventory, Target};
 use crate::plan::{self, Plan, Rules, Stage2, StreamVerdict};
@@ -479,32 +479,34 @@ async fn prune(
     };
     let document = matches!(options.output, OutputFormat::Json | OutputFormat::Yaml)
         .then(|| View { inventory: &inventory, plan: &plan }.body(&context));
-    let (mut outcome, mut inventory) = execute::execute(tools, &plan, inventory).await;
+    let mut executed = execute::execute(tools, &plan, inventory).await;
     let mut cache = CacheOutcome::from_plan(planned);
     match (caches, &registry) {
         (Some(caches), Some(registry)) => {
-            let kept = KeptResult::write(&context.server, &outcome);
+            let kept = KeptResult::write(&context.server, &executed.outcome);
             let repeat = repeat_flush(options, kept.as_ref());
             ui.before_abort(Some(format!(
                 "the registry's caches may still name what was deleted\nhint: finish it: {repeat}"
             )));
-            cache = caches.finish(&cluster, &events, stop).await;
+            let meanwhile = executed.meanwhile(&cluster).await.unwrap_or_else(|failure| {
+                ui.warning(&format!(
+                    "images that were pushed meanwhile could not be looked at: {}",
+                    failure.message
+                ));
+                Meanwhile::default()
+            });
+            cache = caches.finish(&cluster, &meanwhile, &events, stop).await;
+            executed.outcome.broken = execute::broken_images(registry, &meanwhile).await;
             ui.before_abort(None);
             if cache.may_lie() {
                 cache.repeat = Some(repeat);
             } else if let Some(kept) = kept {
                 kept.remove();
             }
-            match execute::broken_images(&cluster, registry, &mut inventory, &outcome).await {
-                Ok(broken) => outcome.broken = broken,
-                Err(failure) => ui.warning(&format!(
-                    "images that were pushed meanwhile could not be looked at: {}",
-                    failure.message
-                )),
-            }
         }
         _ => cache.nothing_deleted(),
     }
+    let outcome = executed.outcome;
     let exit = exit_of(&outcome, &cache);
     report_outcome(options, ui, &outcome, &cache);
     if let Some(body) = document {

@@ -11,7 +11,8 @@
 //!
 //! - A *stale answer*: the storage has not got the data of a deleted blob, and all the same Redis or the memory of a
 //!   replica names it, or a replica answers HEAD with anything but 404, or mounts it, or accepts a manifest that names it.
-//!   Looked for when the run and all clients have ended, in every repository that had, mounted or got the blob.
+//!   Looked for when the run and all clients have ended, in every repository that had, mounted or got the blob and has an
+//!   image stream; in repositories without one it is counted apart, for nobody can know of them.
 //! - A push is *disturbed* if it ended with an error, or was accepted and cannot be pulled whole from every replica at the
 //!   end.
 //! - The *control* does what the reference does under the same load: per stream its layer links, then its status, then its
@@ -85,6 +86,8 @@ struct Figures {
     disturbed_meanwhile: usize,
     reported: usize,
     stale: usize,
+    /// Remembered for repositories that have no image stream: see `seen`.
+    unseen: usize,
     clean_runs: u64,
     honest_runs: u64,
     took: Duration,
@@ -99,12 +102,12 @@ impl Figures {
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rounds, blobs, asked, mounted, pushes, pushes_meanwhile, .. } = self;
-        let Self { refused, broken, disturbed_meanwhile, reported, stale, .. } = self;
+        let Self { refused, broken, disturbed_meanwhile, reported, stale, unseen, .. } = self;
         let Self { clean_runs, honest_runs, took, .. } = self;
         write!(
             f,
             "{rounds} rounds in {took:.0?}: {blobs} blobs deleted, {asked} asked, {mounted} mounted, {pushes} pushed \
-             ({pushes_meanwhile} begun during the prune); stale answers {stale}; disturbed pushes {} ({refused} refused, \
+             ({pushes_meanwhile} begun during the prune); stale answers {stale} ({unseen} more in repositories without a stream); disturbed pushes {} ({refused} refused, \
              {broken} broken; {disturbed_meanwhile} of those begun during the prune); broken images that runs reported {reported}; \
              runs that called it clean {clean_runs}, that said what may be stale {honest_runs}",
             self.disturbed(),
@@ -152,6 +155,25 @@ fn admits(document: &Value, Stale { who, digest, .. }: &Stale) -> bool {
         return lists(&cache["redisEviction"]["unconfirmed"]);
     }
     lists(&cache["stale"][who])
+}
+
+/// Splits off what nobody can see who does not know of the repository: a client that mounts a layer into a repository which
+/// has no image stream yet, while the layer goes, may leave it in the memory of a replica, and an answer for it in that
+/// repository alone. It is gone with the entry's life.
+fn seen(site: &Site, stale: Vec<Stale>) -> (Vec<Stale>, Vec<Stale>) {
+    let has_stream = |what: &str| {
+        let mut parts = what.trim_start_matches("HEAD /v2/").split('/');
+        let (namespace, name) = (parts.next().unwrap(), parts.next().unwrap());
+        site.cluster.sandbox().store().get("imagestreams", namespace, name).is_some()
+    };
+    let (mut seen, mut rest): (Vec<Stale>, Vec<Stale>) =
+        stale.into_iter().partition(|stale| !stale.what.starts_with("HEAD ") || has_stream(&stale.what));
+    let remembered: Vec<Stale> = seen.extract_if(.., |stale| stale.what == "remembers").collect();
+    for entry in remembered {
+        let is_seen = seen.iter().any(|other| other.who == entry.who && other.digest == entry.digest);
+        if is_seen { seen.push(entry) } else { rest.push(entry) }
+    }
+    (seen, rest)
 }
 
 /// Asserts that the run tells of this broken image, and what to do about it.
@@ -202,7 +224,9 @@ fn round(user: &str, seed: u64, redis: &Server, figures: &mut Figures) {
         .filter(|digest| deleted.contains(digest))
         .collect();
     stale.extend(site.accepted(&layers));
+    let (stale, unseen) = seen(&site, stale);
     figures.stale += stale.len();
+    figures.unseen += unseen.len();
     let code = ran.code.unwrap();
     if user == CHECKER {
         assert!(stale.is_empty(), "{context}: {stale:#?}\n{ran}");

@@ -234,7 +234,16 @@ async fn a_connection_that_fails_takes_down_no_other() {
     fixture.map("redis-0", 6379, free_port());
     let mut second = connect(&forward).await;
     assert_eq!(soon(second.read(&mut [0; 8])).await.unwrap_or_default(), 0, "it has ended");
-    let failure = forward.failure().unwrap();
+    // It is told a moment after the connection has ended.
+    let told = async {
+        loop {
+            if let Some(failure) = forward.failure() {
+                return failure;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let failure = soon(told).await;
     assert!(failure.starts_with("nobody listens there"), "{failure}");
     assert!(says_back(&mut first, "one again").await);
     fixture.map("redis-0", 6379, echo().await);

@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use super::check::{self, Extent, Mend, Question};
 use super::choose::{Choice, Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy, choose};
 use super::commands::switch::{Consent, SwitchOptions, Turn, switch_with};
-use super::detect::{CacheConfig, DescriptorCache, DigestCache, Discovery, Place, Reading, Source, discover};
+use super::detect::{
+    CacheConfig, DescriptorCache, DigestCache, Discovery, Place, Pod, Reading, Source, discover,
+};
 use super::outcome::{CacheOutcome, CachePlan, RedisOutcome};
 use super::redis::{
     Access, Dialer, Doomed, Event as RedisEvent, Layout, RedisOptions, SharedCache, Whereabouts,
@@ -19,13 +21,21 @@ use super::replicas::{Evictor, Pace, Unconfirmed, Way};
 use super::rollout::{self, Progress, Proof, Restart, Restarted, Survivor, Ways};
 use crate::cluster::{ApiRequest, Cluster, ConnectionOptions, Retry};
 use crate::error::Failure;
-use crate::execute::Signal;
+use crate::execute::{Meanwhile, Signal};
 use crate::registry::{Freshness, Registry, is_repository};
 use crate::text::time_text;
 
 /// How long one blob waits for Redis before the replicas are told all the same; what Redis did not confirm by then is
 /// caught up on.
 const REDIS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How many questions are asked of each replica in repositories that others have pushed to.
+const ELSEWHERE: usize = 20_000;
+
+/// How long after its time a pod may take to end, how often to look, and how long to wait for one in all.
+const ENDING: Duration = Duration::from_secs(10);
+const ENDING_POLL: Duration = Duration::from_secs(2);
+const LONGEST_ENDING: Duration = Duration::from_secs(120);
 
 /// How long an entry lives in a replica, by the image's own configuration.
 const DEFAULT_TTL: Duration = Duration::from_secs(600);
@@ -221,12 +231,19 @@ impl CacheStep {
     pub async fn finish(
         self,
         cluster: &Cluster,
+        meanwhile: &Meanwhile,
         tell: &Tell,
         mut stop: watch::Receiver<Option<Signal>>,
     ) -> CacheOutcome {
         stop.mark_unchanged();
-        let mut finishing =
-            Finishing { outcome: CacheOutcome::of(&self.choice), step: &self, cluster, tell, stop };
+        let mut finishing = Finishing {
+            outcome: CacheOutcome::of(&self.choice),
+            step: &self,
+            cluster,
+            meanwhile,
+            tell,
+            stop,
+        };
         let (blobs, links) = {
             let gone = self.gone();
             (gone.blobs.len(), gone.links)
@@ -268,6 +285,7 @@ impl CacheStep {
 struct Finishing<'a> {
     step: &'a CacheStep,
     cluster: &'a Cluster,
+    meanwhile: &'a Meanwhile,
     tell: &'a Tell,
     stop: watch::Receiver<Option<Signal>>,
     outcome: CacheOutcome,
@@ -355,11 +373,14 @@ impl Finishing<'_> {
     /// Asks replicas that did not confirm, or came late; whether nothing is left.
     async fn settle(&mut self) -> bool {
         let Some(evictor) = &self.step.evictor else { return true };
-        let listed = evictor.refresh().await;
+        let listed = self.until_ended(evictor).await;
         let asked = evictor.unconfirmed().into_iter().map(|unconfirmed| self.still_stale(unconfirmed));
         let asked = futures::future::join_all(asked).await;
-        let stale: BTreeMap<String, BTreeSet<String>> =
+        let mut stale: BTreeMap<String, BTreeSet<String>> =
             asked.into_iter().filter(|(_, digests)| !digests.is_empty()).collect();
+        for (replica, digest) in self.elsewhere(evictor).await {
+            stale.entry(replica).or_default().insert(digest);
+        }
         if let Err(why) = listed {
             self.outcome.failure = Some(format!("the registry's pods could not be listed again: {why}"));
         }
@@ -373,6 +394,75 @@ impl Finishing<'_> {
         }
         self.outcome.stale = stale;
         done
+    }
+
+    /// Lists the replicas, again and again while pods that did not confirm are about to end: what they remember ends with
+    /// them.
+    async fn until_ended(&self, evictor: &Evictor) -> Result<(), String> {
+        let mut stop = self.stop.clone();
+        let begun = Instant::now();
+        loop {
+            evictor.refresh().await?;
+            let ending = evictor.unconfirmed().into_iter().filter(|unconfirmed| unconfirmed.pod.terminating);
+            let is_due = |pod: &Pod| {
+                let due = pod
+                    .deletion
+                    .is_some_and(|due| Timestamp::now() < due.saturating_add(ENDING).unwrap_or(due));
+                due && begun.elapsed() < LONGEST_ENDING
+            };
+            let pods: Vec<Pod> = ending.map(|unconfirmed| unconfirmed.pod).filter(is_due).collect();
+            let Some(pod) = pods.first() else { return Ok(()) };
+            self.progress(format!("waiting for pod {}, which is ending", pod.name));
+            tokio::select! {
+                () = tokio::time::sleep(ENDING_POLL) => {}
+                _ = stop.changed() => return Ok(()),
+            }
+        }
+    }
+
+    /// What replicas may still believe in because of uploads that came between their evictions: in repositories that
+    /// others have pushed to meanwhile, which had nothing to do with the prune.
+    async fn elsewhere(&self, evictor: &Evictor) -> Vec<(String, String)> {
+        let blobs: Vec<String> = self.step.gone().blobs.keys().cloned().collect();
+        let question = |repository: &str, digest: &str| Question {
+            repository: repository.to_owned(),
+            digest: digest.to_owned(),
+        };
+        let suspects: BTreeSet<Question> =
+            self.meanwhile.suspects().map(|(repository, digest)| question(repository, digest)).collect();
+        let mut questions = suspects.clone();
+        if self.meanwhile.repositories().count().saturating_mul(blobs.len()) <= ELSEWHERE {
+            questions.extend(
+                self.meanwhile
+                    .repositories()
+                    .flat_map(|repository| blobs.iter().map(move |digest| question(repository, digest))),
+            );
+        }
+        let questions: Vec<Question> = questions.into_iter().collect();
+        let (mut left, replicas) = (Vec::new(), evictor.replicas());
+        let (Some(first), Some(replica)) = (questions.first(), replicas.first()) else { return left };
+        if replica.ask(&first.repository, &first.digest).await == Freshness::NotAllowed {
+            for replica in &replicas {
+                left.extend(
+                    suspects.iter().map(|suspect| (replica.name().to_owned(), suspect.digest.clone())),
+                );
+            }
+            return left;
+        }
+        for replica in replicas {
+            for (question, freshness) in check::ask_one(&replica, &questions, Mend::Yes).await {
+                let may_be_stale = match freshness {
+                    Freshness::Clean | Freshness::ThereAgain => false,
+                    Freshness::Stale(_) => true,
+                    // Somebody has brought the blob up, so there is reason to doubt.
+                    Freshness::NotAllowed | Freshness::Unknown(_) => suspects.contains(question),
+                };
+                if may_be_stale {
+                    left.push((replica.name().to_owned(), question.digest.clone()));
+                }
+            }
+        }
+        left
     }
 
     /// Which blobs a replica may still believe in, once it was asked for them.

@@ -1,9 +1,11 @@
-//! After the deletions: images that were pushed meanwhile and name a blob that is gone.
+//! After the deletions: what was pushed meanwhile.
 //!
 //! A client that asked for a layer just before it was deleted does not upload it; a manifest that names it was accepted
-//! if a cache still named the layer, and then the image is broken. Nobody but the pusher can mend it, so it is told.
+//! if a cache still named the layer, and then the image is broken. Nobody but the pusher can mend it, so it is told. And
+//! an upload that came between two replicas' evictions may leave one of them stale, in a repository that had nothing to do
+//! with the prune: so these repositories are asked for, too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::StreamExt as _;
 
@@ -18,65 +20,119 @@ use crate::registry::{Freshness, Registry};
 /// How many questions are on their way at once.
 const AT_ONCE: usize = 8;
 
-/// Looks for images that streams name now, that were not there when the plan was made or were deleted, and that name a
-/// blob which this run has deleted and nobody has brought back.
-///
-/// # Errors
-/// The streams or images cannot be read: nothing is known of such images.
-pub async fn broken_images(
-    cluster: &Cluster,
-    registry: &Registry,
-    inventory: &mut Inventory,
-    outcome: &Outcome,
-) -> Result<Vec<BrokenImage>, Failure> {
-    let gone: BTreeSet<&str> = outcome
-        .changes
-        .iter()
-        .filter_map(|change| match change {
-            Change::Blob { digest, .. } => Some(digest.as_str()),
-            _ => None,
-        })
-        .collect();
-    if gone.is_empty() {
-        return Ok(Vec::new());
+/// What a run did, and what is known of the cluster by then.
+#[derive(Debug)]
+pub struct Executed {
+    /// What was done.
+    pub outcome: Outcome,
+    /// What is known of the cluster.
+    pub(super) inventory: Inventory,
+    /// The resource version of each stream before the first change.
+    pub(super) before: BTreeMap<String, Box<str>>,
+}
+
+/// What was pushed while the run was on, as far as it matters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Meanwhile {
+    /// Deleted blobs that such images name.
+    suspects: Vec<Suspect>,
+    /// Repositories whose streams were made or changed by others.
+    repositories: BTreeSet<String>,
+}
+
+/// A deleted blob that an image names which was pushed meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Suspect {
+    repository: String,
+    tag: String,
+    image: String,
+    digest: String,
+}
+
+impl Meanwhile {
+    /// The deleted blobs that images name which were pushed meanwhile, each in a repository of such an image.
+    pub fn suspects(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.suspects.iter().map(|suspect| (suspect.repository.as_str(), suspect.digest.as_str()))
     }
-    let deleted: BTreeSet<Id> = outcome
-        .changes
-        .iter()
-        .filter_map(|change| match change {
-            Change::Image { name } => inventory.names.find(name),
-            _ => None,
-        })
-        .collect();
-    inventory::reread_streams(cluster, inventory).await?;
-    let suspects = suspects(inventory, &deleted);
-    let missing: Vec<Id> =
-        suspects.iter().copied().filter(|image| inventory.images.find(*image).is_none()).collect();
-    inventory::add_appeared(cluster, inventory, &missing).await?;
-    let mut questions = Vec::new();
-    for (repository, tag, image) in places(inventory, &suspects) {
-        for part in inventory.images.with_submanifests([image]) {
-            let Some(position) = inventory.images.find(part) else { continue };
-            for blob in named_blobs(inventory, position) {
-                let digest = inventory.names.text(blob).into_owned();
-                if gone.contains(digest.as_str()) {
-                    questions.push((repository.clone(), tag.clone(), image, digest));
+
+    /// Repositories that others have pushed to.
+    pub fn repositories(&self) -> impl Iterator<Item = &str> {
+        self.repositories.iter().map(String::as_str)
+    }
+}
+
+impl Executed {
+    /// Looks for images that streams name now, that were not there when the plan was made or were deleted, and that name
+    /// a blob which this run has deleted.
+    ///
+    /// # Errors
+    /// The streams or images cannot be read: nothing is known of such images.
+    pub async fn meanwhile(&mut self, cluster: &Cluster) -> Result<Meanwhile, Failure> {
+        let Self { outcome, inventory, before } = self;
+        let gone: BTreeSet<&str> = outcome
+            .changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Blob { digest, .. } => Some(digest.as_str()),
+                _ => None,
+            })
+            .collect();
+        if gone.is_empty() {
+            return Ok(Meanwhile::default());
+        }
+        let mut deleted = BTreeSet::new();
+        let mut updated = BTreeSet::new();
+        for change in &outcome.changes {
+            match change {
+                Change::Image { name } => deleted.extend(inventory.names.find(name)),
+                Change::Items { repository, .. } => drop(updated.insert(repository.as_str())),
+                _ => {}
+            }
+        }
+        inventory::reread_streams(cluster, inventory).await?;
+        let named = suspicious_images(inventory, &deleted);
+        let missing: Vec<Id> =
+            named.iter().copied().filter(|image| inventory.images.find(*image).is_none()).collect();
+        inventory::add_appeared(cluster, inventory, &missing).await?;
+        let mut meanwhile = Meanwhile::default();
+        for (repository, tag, image) in places(inventory, &named) {
+            for part in inventory.images.with_submanifests([image]) {
+                let Some(position) = inventory.images.find(part) else { continue };
+                for blob in named_blobs(inventory, position) {
+                    let digest = inventory.names.text(blob).into_owned();
+                    if gone.contains(digest.as_str()) {
+                        let image = inventory.names.text(image).into_owned();
+                        let (repository, tag) = (repository.clone(), tag.clone());
+                        meanwhile.suspects.push(Suspect { repository, tag, image, digest });
+                    }
                 }
             }
         }
+        let changed = inventory.streams.iter().filter_map(|stream| {
+            let repository = stream.repository();
+            let is_as_before =
+                before.get(&repository).is_some_and(|version| *version == stream.resource_version);
+            (!is_as_before && !updated.contains(repository.as_str())).then_some(repository)
+        });
+        meanwhile.repositories = changed.collect();
+        Ok(meanwhile)
     }
-    let answers = futures::stream::iter(questions).map(|(repository, tag, image, digest)| async move {
-        let freshness = registry.ask(&repository, &digest).await;
-        (repository, tag, image, digest, freshness)
+}
+
+/// Asks which of the blobs are there again; the images that lack one are broken.
+pub async fn broken_images(registry: &Registry, meanwhile: &Meanwhile) -> Vec<BrokenImage> {
+    let answers = futures::stream::iter(&meanwhile.suspects).map(|suspect| async move {
+        let freshness = registry.ask(&suspect.repository, &suspect.digest).await;
+        (suspect, freshness)
     });
     let mut broken: Vec<BrokenImage> = Vec::new();
-    for (repository, tag, image, digest, freshness) in answers.buffered(AT_ONCE).collect::<Vec<_>>().await {
+    for (suspect, freshness) in answers.buffered(AT_ONCE).collect::<Vec<_>>().await {
         let certain = match freshness {
             Freshness::ThereAgain => continue,
             Freshness::Clean | Freshness::Stale(_) => true,
             Freshness::NotAllowed | Freshness::Unknown(_) => false,
         };
-        let image = inventory.names.text(image).into_owned();
+        let Suspect { repository, tag, image, digest } = suspect.clone();
         match broken
             .iter_mut()
             .find(|known| known.image == image && known.repository == repository && known.tag == tag)
@@ -90,11 +146,11 @@ pub async fn broken_images(
             None => broken.push(BrokenImage { repository, tag, image, missing: vec![digest], certain }),
         }
     }
-    Ok(broken)
+    broken
 }
 
 /// Images that items name and that were not there before, or were deleted since.
-fn suspects(inventory: &Inventory, deleted: &BTreeSet<Id>) -> BTreeSet<Id> {
+fn suspicious_images(inventory: &Inventory, deleted: &BTreeSet<Id>) -> BTreeSet<Id> {
     let named = inventory.streams.iter().flat_map(|stream| &stream.tags).flat_map(|tag| &tag.items);
     named
         .map(|item| item.image)

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{RwLock, Semaphore, watch};
 
-pub use aftermath::broken_images;
+pub use aftermath::{Executed, Meanwhile, broken_images};
 pub use outcome::{BrokenImage, Change, FailedObject, Outcome, Spared};
 
 use crate::cache::CacheStep;
@@ -85,9 +85,11 @@ struct Run<'a> {
 /// After so many deletions in a row without an answer the registry counts as gone.
 const UNANSWERED: usize = 5;
 
-/// Carries the plan out. Failures of single objects do not stop the others. Gives back what is known of the cluster by
-/// then.
-pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> (Outcome, Inventory) {
+/// Carries the plan out. Failures of single objects do not stop the others.
+pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Executed {
+    let versions =
+        inventory.streams.iter().map(|stream| (stream.repository(), stream.resource_version.clone()));
+    let before = versions.collect();
     let planned: BTreeSet<Id> = inventory
         .images
         .all()
@@ -117,7 +119,7 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> (Ou
         run.second_stage(&planned, &removed, &candidates).await;
     }
     let signal = if run.stopped.load(Ordering::Relaxed) { *run.tools.stop.borrow() } else { None };
-    (run.ledger.finish(signal), run.inventory.into_inner())
+    Executed { outcome: run.ledger.finish(signal), inventory: run.inventory.into_inner(), before }
 }
 
 impl Run<'_> {

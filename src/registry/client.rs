@@ -31,6 +31,9 @@ use crate::error::Failure;
 /// The user of the basic auth: the registry looks at the password alone, which is the token.
 const USER: &str = "unused";
 
+/// A question that failed so soon is asked again.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// How to get a token.
 pub(super) const LOG_IN: &str = "log in with a token: oc login";
 /// How to use another one.
@@ -249,9 +252,15 @@ impl Registry {
 
     /// Asks whether this registry would still answer for a blob in a repository that had it: whether a cache is stale.
     pub async fn ask(&self, repository: &str, digest: &str) -> Freshness {
-        match self.try_ask(repository, digest).await {
+        let begun = Instant::now();
+        let once = async || match self.try_ask(repository, digest).await {
             Ok(freshness) => freshness,
             Err(error) => Freshness::Unknown(error.to_string()),
+        };
+        match once().await {
+            // A connection that was kept open may lead to a process that is no more.
+            Freshness::Unknown(_) if begun.elapsed() < AT_ONCE => once().await,
+            freshness => freshness,
         }
     }
 
