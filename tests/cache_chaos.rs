@@ -73,10 +73,10 @@ fn at_deletion(site: &Site, n: usize, act: impl Fn() + Send + Sync + 'static) {
 }
 
 /// The run that something happens to.
-fn disturbed(site: &Site, death: Death, random: &mut Rng, redis: &Arc<Mutex<Server>>, state: &Path) -> Ran {
+fn disturbed(site: &Site, death: Death, random: &mut Rng, redis: &Arc<Mutex<Server>>, home: &Path) -> Ran {
     // Links come first, then blobs, each at three replicas.
     let n = random.usize(0..70);
-    let plugin = site.plugin(CHECKER, &["--confirm", "--redis-timeout=2s"]).env("XDG_STATE_HOME", state);
+    let plugin = site.plugin(CHECKER, &["--confirm", "--redis-timeout=2s"]).env("XDG_STATE_HOME", home);
     match death {
         Death::Redis | Death::RedisForAWhile => {
             let victim = Arc::clone(redis);
@@ -159,8 +159,8 @@ fn round(seed: u64) {
         };
         Site::start(&config)
     };
-    let state = tempfile::tempdir().unwrap();
-    let first = disturbed(&site, death, &mut random, &redis, state.path());
+    let home = tempfile::tempdir().unwrap();
+    let first = disturbed(&site, death, &mut random, &redis, home.path());
     site.cluster.sandbox().faults().clear();
     if death == Death::Redis || death == Death::RedisForAWhile {
         // What was there when it went is there again.
@@ -179,7 +179,7 @@ fn round(seed: u64) {
         assert!(stale.is_empty(), "called clean: {stale:#?}\n{context}");
     }
     let finished = finish(&site, &first);
-    let again = site.plugin(CHECKER, &["--confirm", "--check=all"]).env("XDG_STATE_HOME", state.path()).run();
+    let again = site.plugin(CHECKER, &["--confirm", "--check=all"]).env("XDG_STATE_HOME", home.path()).run();
     let context = format!(
         "{context}\nfinished: {}\nagain: {again}",
         finished.map_or("-".into(), |ran| ran.to_string())
