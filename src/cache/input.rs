@@ -79,6 +79,8 @@ struct Change {
     kind: String,
     repository: Option<String>,
     digest: Option<String>,
+    #[serde(default)]
+    repositories: Vec<String>,
 }
 
 /// Reads the document of a confirmed prune, JSON or YAML.
@@ -98,9 +100,12 @@ pub fn result_document(text: &str) -> Result<Doomed, InputError> {
     }
     let result = result.ok_or_else(|| no_document("result is missing".to_owned()))?;
     let mut doomed = Doomed::default();
-    for Change { kind, repository, digest } in &result.changes {
+    for Change { kind, repository, digest, repositories } in &result.changes {
         match (kind.as_str(), repository, digest) {
-            ("blob", _, Some(digest)) => doomed.blob(digest),
+            ("blob", _, Some(digest)) => {
+                doomed.blob(digest);
+                repositories.iter().for_each(|repository| doomed.link(repository, digest));
+            }
             ("layerLink" | "manifestLink", Some(repository), Some(digest)) => doomed.link(repository, digest),
             _ => {}
         }
@@ -150,7 +155,7 @@ mod tests {
                 Change::Items { repository: "shop/web".into(), items: 3 },
                 Change::LayerLink { repository: "shop/web".into(), digest: a.clone() },
                 Change::ManifestLink { repository: "shop/web".into(), digest: b.clone() },
-                Change::Blob { digest: a.clone(), bytes: Some(3) },
+                Change::Blob { digest: a.clone(), bytes: Some(3), repositories: vec!["shop/api".into()] },
                 Change::Image { name: b.clone() },
             ],
             ..Outcome::default()
@@ -159,6 +164,7 @@ mod tests {
         let mut expected = Doomed::default();
         expected.blob(&a);
         expected.link("shop/web", &a);
+        expected.link("shop/api", &a);
         expected.link("shop/web", &b);
         assert_eq!(result_document(&document.to_string()), Ok(expected.clone()));
         assert_eq!(result_document(&serde_saphyr::to_string(&document).unwrap()), Ok(expected));

@@ -119,10 +119,12 @@ impl Run<'_> {
         match result {
             Ok(_) => {
                 self.registry_answered();
+                let repositories = self.repositories.of_blob(blob);
                 if let Some(caches) = self.tools.caches {
-                    caches.blob_gone(&digest, &self.repositories.of_blob(blob)).await;
+                    caches.blob_gone(&digest, &repositories).await;
                 }
-                self.ledger.changed(Change::Blob { digest, bytes });
+                let repositories = repositories.into_iter().map(str::to_owned).collect();
+                self.ledger.changed(Change::Blob { digest, bytes, repositories });
                 true
             }
             Err(error) => {

@@ -40,6 +40,9 @@ pub enum Change {
         /// Its size, where an Image tells it.
         #[serde(skip_serializing_if = "Option::is_none")]
         bytes: Option<u64>,
+        /// The repositories that had it, as far as streams and images tell.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        repositories: Vec<String>,
     },
     /// An Image object is gone.
     Image {

@@ -118,7 +118,7 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
                 writeln!(out, "  {size:>10}  blob {}", printable(&view.text(*blob)))?;
             }
             for blob in &decision.blobs {
-                let change = Change::Blob { digest: view.text(*blob), bytes: None };
+                let change = Change::Blob { digest: view.text(*blob), bytes: None, repositories: Vec::new() };
                 writeln!(out, "{}", change_line(&change))?;
             }
             writeln!(out, "{}", change_line(&Change::Image { name }))?;

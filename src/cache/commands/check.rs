@@ -74,18 +74,18 @@ pub async fn check(options: &CheckOptions, ui: &Arc<Ui>) -> Result<CacheCheck, F
         api_version: API_VERSION,
         kind: "CacheCheck",
         server: session.cluster.server().to_owned(),
-        verdict: verdict(&answers, deleted, chosen.len(), unreachable.is_empty()),
+        verdict: verdict(&answers, deleted, without_repository == 0 && unreachable.is_empty()),
         without_repository,
         unreachable,
         check: answers,
     })
 }
 
-fn verdict(answers: &CheckOutcome, deleted: usize, asked: usize, all_reached: bool) -> &'static str {
+fn verdict(answers: &CheckOutcome, deleted: usize, all_asked: bool) -> &'static str {
     let answered = answers.not_allowed == 0 && answers.unknown == 0;
     if !answers.stale.is_empty() {
         "stale"
-    } else if deleted == 0 || asked > 0 && all_reached && answered {
+    } else if deleted == 0 || all_asked && answered {
         "clean"
     } else {
         "unproven"

@@ -1,0 +1,97 @@
+//! `cache check` sees what is stale, and `cache flush` in a cluster makes Redis and stale replicas forget it.
+
+#![allow(clippy::unwrap_used, reason = "tests: whatever is wrong here fails them")]
+#![allow(clippy::print_stderr, reason = "says what is skipped")]
+
+mod common;
+#[path = "common/load.rs"]
+mod load;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use common::{Plugin, Ran};
+use http::Method;
+use load::{CHECKER, Site, SiteConfig};
+use sandbox::redis::Server;
+use serde_json::Value;
+
+const REPLICAS: usize = 3;
+
+fn site(redis: Option<&Server>) -> Site {
+    let ttl = Duration::from_secs(600);
+    Site::start(&SiteConfig { replicas: REPLICAS, redis, ttl, controller: None, seed: 5 })
+}
+
+/// A subcommand of `cache` with this document, as this user.
+fn cache(site: &Site, user: &str, document: &str, args: &[&str]) -> Ran {
+    let plugin = Plugin::new().file("result.json", document);
+    let kubeconfig = site.cluster.kubeconfig(plugin.home(), user);
+    let plugin = plugin.file("ca.crt", site.cluster.sandbox().ca_pem());
+    let plugin = plugin.arg("cache").args(args).arg("--from=result.json").arg("--kubeconfig").arg(kubeconfig);
+    plugin.arg("--certificate-authority=ca.crt").run()
+}
+
+fn is_clean(site: &Site, redis: Option<&Server>, ran: &Ran) {
+    let digests: BTreeSet<String> = site.layers.iter().map(|layer| layer.digest.to_string()).collect();
+    let repositories: BTreeSet<String> =
+        site.layers.iter().flat_map(|layer| layer.repositories.clone()).collect();
+    let stale = site.stale(&digests, &repositories, redis);
+    assert!(stale.is_empty(), "{stale:?}\n{ran}");
+}
+
+#[test]
+fn what_is_stale_is_seen_and_then_mended_and_then_not_seen() {
+    if !Server::installed() {
+        eprintln!("skipped: redis-server is missing; apt-get install redis-server");
+        return;
+    }
+    let redis = Server::start(&[]);
+    let site = site(Some(&redis));
+    let pruned = site.plugin(CHECKER, &["--confirm", "--registry-cache=none"]).run().exits(0);
+    let document = pruned.stdout.clone();
+    let pruned = pruned.says("warning: the registry's caches may still name the deleted blobs: redis://");
+    let check = cache(&site, CHECKER, &document, &["check", "-o", "json"]).exits(4);
+    let found = check.json();
+    assert_eq!(found["verdict"], "stale", "{check}");
+    assert_eq!(found["withoutRepository"], 0, "{check}\n{pruned}");
+    let schema: Value = serde_json::from_str(include_str!("../docs/schema/cache-check.json")).unwrap();
+    assert!(jsonschema::validator_for(&schema).unwrap().is_valid(&found), "{check}");
+    let text = cache(&site, CHECKER, &document, &["check"]).exits(4).prints("stale: replica image-registry-");
+    let _ = text.says("hint: make Redis and the replicas forget: oc prune-images cache flush --from=FILE");
+    // Who may not ask is told which right is missing, and nothing is called clean.
+    let ran = cache(&site, "pruner", &document, &["check"]).exits(1);
+    let _ = ran.says("asking takes the right to get imagestreams/layers");
+
+    let ran = cache(&site, CHECKER, &document, &["flush", "--dry-run"]).exits(0);
+    let _ = ran.prints("Summary: would evict ");
+    let before = deletions(&site);
+    let ran = cache(&site, CHECKER, &document, &["flush"]).exits(0);
+    is_clean(&site, Some(&redis), &ran);
+    let ran = ran.prints("Summary: evicted ");
+    // Each replica that was told had just said that the data is missing.
+    let told = deletions(&site) - before;
+    assert!(told > 0 && told <= found["check"]["stale"].as_array().unwrap().len(), "{told}\n{ran}");
+    let ran = cache(&site, CHECKER, &document, &["check"]).exits(0);
+    let _ = ran.prints("3 replica(s) asked for ");
+    site.kept_is_whole(&"flushed");
+}
+
+fn deletions(site: &Site) -> usize {
+    let log = site.cluster.sandbox().request_log();
+    log.filter(|entry| entry.method == Method::DELETE && entry.path.starts_with("/admin/blobs/")).len()
+}
+
+#[test]
+fn replicas_that_are_clean_are_told_nothing() {
+    let site = site(None);
+    let document = site.plugin(CHECKER, &["--confirm"]).run().exits(0).stdout;
+    let before = deletions(&site);
+    let ran = cache(&site, CHECKER, &document, &["flush"]).exits(0);
+    assert_eq!(deletions(&site), before, "{ran}");
+    let _ = ran.says("the registry has no Redis");
+    // Without the right to ask nothing is called clean.
+    let ran = cache(&site, "pruner", &document, &["flush"]).exits(4);
+    assert_eq!(deletions(&site), before, "{ran}");
+    let _ = ran.says("or restart the replicas: oc rollout restart deployment/image-registry");
+}
