@@ -311,7 +311,10 @@ impl Finishing<'_> {
         };
         match finished {
             Ok(again) => {
-                // A replica may have filled up from what Redis had again.
+                // A replica may have filled up from what Redis had again, until just now.
+                if !again.blobs.is_empty() {
+                    self.step.gone().last = Some((Instant::now(), Timestamp::now()));
+                }
                 if let Some(evictor) = self.step.evictor.as_ref().filter(|_| self.evicts()) {
                     for digest in &again.blobs {
                         evictor.doubt(digest);
