@@ -104,7 +104,9 @@ pub fn result_document(text: &str) -> Result<Doomed, InputError> {
         match (kind.as_str(), repository, digest) {
             ("blob", _, Some(digest)) => {
                 doomed.blob(digest);
-                repositories.iter().for_each(|repository| doomed.link(repository, digest));
+                for repository in repositories {
+                    doomed.link(repository, digest);
+                }
             }
             ("layerLink" | "manifestLink", Some(repository), Some(digest)) => doomed.link(repository, digest),
             _ => {}
