@@ -496,6 +496,8 @@ async fn prune(
                 Meanwhile::default()
             });
             cache = caches.finish(&cluster, &meanwhile, &events, stop).await;
+            // Once more: pushes went on.
+            let meanwhile = executed.meanwhile(&cluster).await.unwrap_or(meanwhile);
             executed.outcome.broken = execute::broken_images(registry, &meanwhile).await;
             ui.before_abort(None);
             if cache.may_lie() {

@@ -186,10 +186,13 @@ fn assert_reported(ran: &common::Ran, document: &Value, (push, why): &(Push, Str
                 && broken["image"] == image.as_str()
         })
     });
+    // A run that says that its caches may lie says what becomes of pushes until they do not.
+    let foretold = ran.code == Some(4) && ran.stderr.contains("push such an image again afterwards");
     assert!(
-        reported,
+        reported || foretold,
         "{context}: broken and not reported: {}:{} ({image}): {why}\n{ran}",
-        push.repository, push.tag
+        push.repository,
+        push.tag
     );
     for text in ["were pushed while a blob of theirs was deleted", "hint: push these images again"] {
         assert!(ran.stderr.contains(text), "{context}: not said: {text}\n{ran}");

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,6 +68,8 @@ pub struct Replica {
     way: Way,
     registry: Registry,
     deadline: Duration,
+    /// How often any replica was told to forget because it was stale.
+    told: Arc<AtomicUsize>,
     /// Keeps the port open.
     _forward: Option<Arc<Forward>>,
 }
@@ -119,6 +122,7 @@ impl Replica {
         if freshness != Freshness::Stale(Evidence::Replica) {
             return freshness;
         }
+        self.told.fetch_add(1, Ordering::Relaxed);
         match self.forget(digest).await {
             Ok(()) => self.ask(repository, digest).await,
             Err(error) => {
@@ -184,6 +188,7 @@ struct Shared {
     place: Place,
     selector: String,
     pace: Pace,
+    told: Arc<AtomicUsize>,
     state: Mutex<State>,
     /// Held while listing: lists that overtake each other would bring back replicas that are gone.
     listing: tokio::sync::Mutex<()>,
@@ -230,6 +235,7 @@ impl Evictor {
             place: found.place.clone(),
             selector: found.selector.clone(),
             pace,
+            told: Arc::default(),
             state: Mutex::default(),
             listing: tokio::sync::Mutex::default(),
         });
@@ -305,6 +311,13 @@ impl Evictor {
         }
         drop(state);
         Eviction { outcomes }
+    }
+
+    /// How often a replica was told to forget because it was stale. Such a deletion may have removed what an upload has just
+    /// brought back, and then other caches are stale.
+    #[must_use]
+    pub fn told(&self) -> usize {
+        self.shared.told.load(Ordering::Relaxed)
     }
 
     /// Counts every replica as one that may believe in this blob, as after a Redis from which it may have filled up.
@@ -450,7 +463,8 @@ impl Shared {
         let own = self.registry.host();
         let name = if own.starts_with(&service) { own } else { &service };
         let registry = self.registry.pinned(name, address, limits).map_err(|failure| failure.message)?;
-        Ok(Replica { pod: pod.clone(), way, registry, deadline: forget, _forward: forward })
+        let told = Arc::clone(&self.told);
+        Ok(Replica { pod: pod.clone(), way, registry, deadline: forget, told, _forward: forward })
     }
 }
 

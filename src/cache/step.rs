@@ -29,6 +29,9 @@ use crate::text::time_text;
 /// caught up on.
 const REDIS_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How often replicas that had to be told are followed by Redis and asked again.
+const ROUNDS: usize = 3;
+
 /// How many questions are asked of each replica in repositories that others have pushed to.
 const ELSEWHERE: usize = 20_000;
 
@@ -343,7 +346,7 @@ impl Finishing<'_> {
         loop {
             let done = match current {
                 ReplicaStep::Unneeded | ReplicaStep::Disable => true,
-                ReplicaStep::Evict => self.settle().await,
+                ReplicaStep::Evict => self.settle_for_good().await,
                 ReplicaStep::Restart => self.restart().await,
                 ReplicaStep::Wait => self.wait().await,
                 ReplicaStep::Leave => {
@@ -371,6 +374,22 @@ impl Finishing<'_> {
                 _ => "some replicas may still be stale: what they remember is left to expire",
             });
         }
+    }
+
+    /// [`Finishing::settle`], and Redis once more, until no replica had to be told anything.
+    async fn settle_for_good(&mut self) -> bool {
+        let told = || self.step.evictor.as_ref().map_or(0, Evictor::told);
+        let mut before = told();
+        let mut done = self.settle().await;
+        for _ in 0..ROUNDS {
+            if told() == before {
+                break;
+            }
+            before = told();
+            self.redis().await;
+            done = self.settle().await;
+        }
+        done
     }
 
     /// Asks replicas that did not confirm, or came late; whether nothing is left.
@@ -555,6 +574,15 @@ impl Finishing<'_> {
         true
     }
 
+    /// The check has found a stale replica and told it: Redis once more, and all are asked again.
+    async fn after_check(&mut self, questions: &[Question]) -> bool {
+        self.redis().await;
+        let settled = self.settle_for_good().await;
+        let Some(evictor) = &self.step.evictor else { return settled };
+        let again = check::ask(&evictor.replicas(), questions, questions.len(), Mend::No).await;
+        settled && again.stale.is_empty()
+    }
+
     /// Asks the replicas; whether they are clean as far as anybody can tell. `done` says whether the step before has
     /// done all that it had to.
     async fn check(&mut self, done: bool) -> bool {
@@ -572,7 +600,9 @@ impl Finishing<'_> {
         // Only eviction has the leave to delete, and only where a replica has just said that its data is missing.
         let mend = if self.evicts() { Mend::Yes } else { Mend::No };
         let deleted = self.step.gone().blobs.len();
+        let told = evictor.told();
         let asked = check::ask(&replicas, &questions, deleted, mend).await;
+        let done = if evictor.told() == told { done } else { done && self.after_check(&questions).await };
         let is_stale = !asked.stale.is_empty();
         let proves = asked.proves() && evictor.unreachable().is_empty();
         if is_stale {
