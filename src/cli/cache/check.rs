@@ -2,14 +2,15 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::Parser;
 
 use super::super::{
     cluster::ClusterArgs,
     options::OutputFormat,
-    parse::{Invocation, like_pflag, usage},
+    parse::Invocation,
     validate::{self, nonempty_path},
 };
+use super::read;
 use crate::{
     cache::{
         Extent,
@@ -88,24 +89,12 @@ const FORMATS: [(&str, OutputFormat); 3] =
 /// The values of `--check` here: a check of nothing is none.
 const EXTENTS: [(&str, Extent); 2] = [("sample", Extent::Sample), ("all", Extent::All)];
 
-fn command(program: &str) -> clap::Command {
-    like_pflag(CheckArgs::command())
-        .bin_name(format!("{program} cache check"))
-        .override_usage(format!("{program} cache check (--from=FILE | --digests-from=FILE) [flags]"))
-        .max_term_width(100)
-}
-
 /// Reads the words from `check` on.
 pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut command = command(program);
-    let args = command
-        .try_get_matches_from_mut(words)
-        .and_then(|mut matches| CheckArgs::from_arg_matches_mut(&mut matches))
-        .map_err(|error| usage(&error, &last))?;
+    let (args, help) =
+        read::<CheckArgs>(words, program, "check (--from=FILE | --digests-from=FILE) [flags]")?;
     if validate::asked_for("--help", args.help.as_deref())? {
-        let text = command.render_long_help().to_string();
-        return Ok(Invocation::Print(text.replace("{program}", program)));
+        return Ok(Invocation::Print(help));
     }
     if !args.words.is_empty() {
         return Err(Failure::usage("no arguments are allowed to this command"));
@@ -140,6 +129,7 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
 mod tests {
     use super::*;
     use crate::{cli::parse, error::Exit};
+    use clap::CommandFactory as _;
 
     fn run(line: &str) -> Result<Invocation, Failure> {
         let words = ["oc-prune_images", "cache", "check"].into_iter().chain(line.split_whitespace());

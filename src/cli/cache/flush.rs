@@ -2,14 +2,15 @@
 
 use std::{ffi::OsString, fmt::Write as _, path::PathBuf};
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::Parser;
 
 use super::super::{
     cluster::ClusterArgs,
-    parse::{Invocation, like_pflag, usage},
+    parse::Invocation,
     redis::RedisArgs,
     validate::{self, nonempty, nonempty_path, switch},
 };
+use super::read;
 use crate::{
     cache::{
         commands::flush::{FlushOptions, Source},
@@ -107,26 +108,15 @@ Exit codes:
   4  a cache may still name what was deleted
   130, 143  ended by Ctrl-C, by SIGTERM";
 
-fn command(program: &str) -> clap::Command {
-    like_pflag(FlushArgs::command())
-        .bin_name(format!("{program} cache flush"))
-        .override_usage(format!(
-            "{program} cache flush [--redis-url=URL] (--from=FILE | --digests-from=FILE | --all) [flags]"
-        ))
-        .max_term_width(100)
-}
-
 /// Reads the words from `flush` on.
 pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut command = command(program);
-    let args = command
-        .try_get_matches_from_mut(words)
-        .and_then(|mut matches| FlushArgs::from_arg_matches_mut(&mut matches))
-        .map_err(|error| usage(&error, &last))?;
+    let (args, help) = read::<FlushArgs>(
+        words,
+        program,
+        "flush [--redis-url=URL] (--from=FILE | --digests-from=FILE | --all) [flags]",
+    )?;
     if validate::asked_for("--help", args.help.as_deref())? {
-        let text = command.render_long_help().to_string();
-        return Ok(Invocation::Print(text.replace("{program}", program)));
+        return Ok(Invocation::Print(help));
     }
     options(args, program).map(|options| Invocation::CacheFlush(Box::new(options)))
 }
@@ -211,6 +201,7 @@ fn own_flags(args: &FlushArgs) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
     use std::time::Duration;
 
     use secrecy::ExposeSecret as _;

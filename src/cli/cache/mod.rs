@@ -7,7 +7,9 @@ mod switch;
 
 use std::ffi::OsString;
 
-use super::parse::Invocation;
+use clap::{CommandFactory, FromArgMatches};
+
+use super::parse::{Invocation, like_pflag, usage};
 use crate::{error::Failure, text::sanitize};
 
 /// What `cache` prints when no subcommand follows.
@@ -42,4 +44,24 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
                 .hint(format!("see what there is: {program} cache --help")))
         }
     }
+}
+
+/// Reads the words from the subcommand's name on: its arguments, and the text of `--help`. `synopsis` is what follows
+/// `cache` in that text.
+fn read<A: CommandFactory + FromArgMatches>(
+    words: &[OsString],
+    program: &str,
+    synopsis: &str,
+) -> Result<(A, String), Failure> {
+    let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = synopsis.split(' ').next().unwrap_or_default();
+    let mut command = like_pflag(A::command())
+        .bin_name(format!("{program} cache {name}"))
+        .override_usage(format!("{program} cache {synopsis}"))
+        .max_term_width(100);
+    let args = command
+        .try_get_matches_from_mut(words)
+        .and_then(|mut matches| A::from_arg_matches_mut(&mut matches))
+        .map_err(|error| usage(&error, &last))?;
+    Ok((args, command.render_long_help().to_string().replace("{program}", program)))
 }

@@ -2,16 +2,13 @@
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::Parser;
 
 use super::super::{
-    connection::ConnectionArgs,
-    options::OutputFormat,
-    parse::{Invocation, like_pflag, usage},
-    place::PlaceArgs,
-    redis::RedisArgs,
+    connection::ConnectionArgs, options::OutputFormat, parse::Invocation, place::PlaceArgs, redis::RedisArgs,
     validate,
 };
+use super::read;
 use crate::{cache::commands::status::StatusOptions, error::Failure};
 
 /// Show which caches the registry has, and what can be done about them
@@ -70,24 +67,11 @@ Exit codes:
 const FORMATS: [(&str, OutputFormat); 3] =
     [("json", OutputFormat::Json), ("text", OutputFormat::Text), ("yaml", OutputFormat::Yaml)];
 
-fn command(program: &str) -> clap::Command {
-    like_pflag(StatusArgs::command())
-        .bin_name(format!("{program} cache status"))
-        .override_usage(format!("{program} cache status [flags]"))
-        .max_term_width(100)
-}
-
 /// Reads the words from `status` on.
 pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut command = command(program);
-    let args = command
-        .try_get_matches_from_mut(words)
-        .and_then(|mut matches| StatusArgs::from_arg_matches_mut(&mut matches))
-        .map_err(|error| usage(&error, &last))?;
+    let (args, help) = read::<StatusArgs>(words, program, "status [flags]")?;
     if validate::asked_for("--help", args.help.as_deref())? {
-        let text = command.render_long_help().to_string();
-        return Ok(Invocation::Print(text.replace("{program}", program)));
+        return Ok(Invocation::Print(help));
     }
     if !args.words.is_empty() {
         return Err(Failure::usage("no arguments are allowed to this command"));
@@ -106,6 +90,7 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
 mod tests {
     use super::*;
     use crate::{cli::parse, error::Exit};
+    use clap::CommandFactory as _;
 
     fn run(line: &str) -> Result<Invocation, Failure> {
         let words = ["oc-prune_images", "cache", "status"].into_iter().chain(line.split_whitespace());

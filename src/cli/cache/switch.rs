@@ -2,14 +2,15 @@
 
 use std::{ffi::OsString, fmt::Write as _, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, Parser};
 
 use super::super::{
     connection::ConnectionArgs,
-    parse::{Invocation, like_pflag, usage},
+    parse::Invocation,
     place::PlaceArgs,
     validate::{self, invalid, nonempty, switch, timeout},
 };
+use super::read;
 use crate::{
     cache::{
         commands::switch::{Consent, SPELLED_OUT, SwitchOptions, Turn},
@@ -134,7 +135,7 @@ Exit codes:
 
 /// Reads the words from `disable` on.
 pub(super) fn disable(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let (args, help) = read::<DisableArgs>(words, program, "disable")?;
+    let (args, help) = read::<DisableArgs>(words, program, "disable [--confirm] [flags]")?;
     if validate::asked_for("--help", args.common.help.as_deref())? {
         return Ok(Invocation::Print(help));
     }
@@ -154,7 +155,7 @@ pub(super) fn disable(words: &[OsString], program: &str) -> Result<Invocation, F
 
 /// Reads the words from `enable` on.
 pub(super) fn enable(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let (args, help) = read::<EnableArgs>(words, program, "enable")?;
+    let (args, help) = read::<EnableArgs>(words, program, "enable [--confirm] [flags]")?;
     if validate::asked_for("--help", args.common.help.as_deref())? {
         return Ok(Invocation::Print(help));
     }
@@ -166,24 +167,6 @@ pub(super) fn enable(words: &[OsString], program: &str) -> Result<Invocation, Fa
 #[expect(clippy::unnecessary_wraps, reason = "the tail of functions that fail")]
 fn invocation(options: SwitchOptions) -> Result<Invocation, Failure> {
     Ok(Invocation::CacheSwitch(Box::new(options)))
-}
-
-/// The arguments, and the text of `--help`.
-fn read<A: CommandFactory + FromArgMatches>(
-    words: &[OsString],
-    program: &str,
-    name: &str,
-) -> Result<(A, String), Failure> {
-    let last = words.last().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut command = like_pflag(A::command())
-        .bin_name(format!("{program} cache {name}"))
-        .override_usage(format!("{program} cache {name} [--confirm] [flags]"))
-        .max_term_width(100);
-    let args = command
-        .try_get_matches_from_mut(words)
-        .and_then(|mut matches| A::from_arg_matches_mut(&mut matches))
-        .map_err(|error| usage(&error, &last))?;
-    Ok((args, command.render_long_help().to_string().replace("{program}", program)))
 }
 
 fn options(args: CommonArgs, program: &str, turn: Turn) -> Result<SwitchOptions, Failure> {
@@ -220,6 +203,8 @@ fn options(args: CommonArgs, program: &str, turn: Turn) -> Result<SwitchOptions,
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
     use crate::cache::detect::Place;
     use crate::{cli::parse, error::Exit};
