@@ -516,3 +516,23 @@ fn passwords_are_in_no_output_and_in_no_command_line() {
         }
     }
 }
+
+#[test]
+fn a_password_that_may_not_be_read_is_given_in_a_file() {
+    if !installed() {
+        return;
+    }
+    let redis = Server::start(&[&format!("requirepass {PASSWORD}")]).with_password(PASSWORD);
+    let mut settings = sandbox::registry::RedisCache::at(redis.address());
+    settings.password = Some(PASSWORD.to_owned());
+    let here = Here::start(LONG, None, |cluster| {
+        cluster.registry.as_mut().unwrap().redis = Some(settings);
+    });
+    // The pruner may read no Secret: what is not known is not called clean.
+    let ran = here.plugin("pruner", &["--registry-cache=flush"]).run().exits(1);
+    let _ = ran.says("--registry-cache=flush: the registry's Redis (unknown) cannot be spoken to: the password stands in secret");
+    let plugin = here.plugin("pruner", &["--redis-password-file=pw"]).file("pw", PASSWORD);
+    let ran = plugin.run().exits(0);
+    assert_eq!(cache(&ran)["redis"], true, "{ran}");
+    here.is_clean(Some(&redis), &ran);
+}

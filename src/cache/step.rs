@@ -669,7 +669,10 @@ pub(super) fn for_nowhere(options: &CacheOptions, found: &Discovery) -> Option<C
 pub(super) fn redis_access(found: &Discovery, options: &RedisOptions) -> Result<Access, SharedRedis> {
     let detected = match (&options.whereabouts, found.caches().map(|caches| caches.descriptor_cache)) {
         (Whereabouts::At(_), _) => None,
-        (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => found.redis_address(),
+        (Whereabouts::Detect, Some(DescriptorCache::Redis(_))) => match &options.password {
+            Some(password) => found.redis_address_with(password),
+            None => found.redis_address(),
+        },
         (Whereabouts::Absent, _)
         | (Whereabouts::Detect, Some(DescriptorCache::InMemory | DescriptorCache::Absent)) => {
             return Err(SharedRedis::Absent);

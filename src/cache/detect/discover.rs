@@ -11,7 +11,7 @@ use crate::cache::redis::RedisAddress;
 use crate::cluster::{ApiError, ApiRequest, Cluster, Retry};
 use crate::text::sanitize;
 
-use super::caches::{CacheConfig, cache_of};
+use super::caches::{CacheConfig, Password, Redis, Setting, cache_of};
 use super::environment::{Declared, Objects, Origin, Source};
 use super::objects::{self, ManagementState, Operator, Pod, Reading, Workload, WorkloadKind};
 use super::rights::{Right, Rights, Rule, Verdict, verdict};
@@ -96,16 +96,22 @@ impl Discovery {
     /// known: see [`Discovery::redis_unknowns`].
     #[must_use]
     pub fn redis_address(&self) -> Option<RedisAddress> {
-        self.redis().ok().flatten()
+        self.redis(None).ok().flatten()
+    }
+
+    /// The same with a password that is known otherwise, so that the configured one need not be.
+    #[must_use]
+    pub fn redis_address_with(&self, password: &SecretString) -> Option<RedisAddress> {
+        self.redis(Some(password)).ok().flatten()
     }
 
     /// What is not known of a Redis that is there or may be there; empty if all is known, or there surely is none.
     #[must_use]
     pub fn redis_unknowns(&self) -> Vec<String> {
-        self.redis().err().unwrap_or_default()
+        self.redis(None).err().unwrap_or_default()
     }
 
-    fn redis(&self) -> Result<Option<RedisAddress>, Vec<String>> {
+    fn redis(&self, password: Option<&SecretString>) -> Result<Option<RedisAddress>, Vec<String>> {
         use super::caches::DescriptorCache;
         let Some(caches) = self.caches() else { return Err(self.why_unknown()) };
         match caches.descriptor_cache {
@@ -120,7 +126,11 @@ impl Discovery {
             }
         }
         // The template comes first: its password is the newest one.
-        let mut all = self.configurations.iter().filter_map(|configuration| configuration.caches.redis());
+        let all = self.configurations.iter().filter_map(|configuration| configuration.caches.redis());
+        let mut all = all.cloned().map(|redis| match password {
+            Some(password) => Redis { password: Setting::Is(Password(password.clone())), ..redis },
+            None => redis,
+        });
         let Some(first) = all.next() else { return Ok(None) };
         let address = first.address()?;
         for other in all {
