@@ -488,16 +488,24 @@ async fn prune(
             ui.before_abort(Some(format!(
                 "the registry's caches may still name what was deleted\nhint: finish it: {repeat}"
             )));
-            let meanwhile = executed.meanwhile(&cluster).await.unwrap_or_else(|failure| {
+            let mut meanwhile = executed.meanwhile(&cluster).await.unwrap_or_else(|failure| {
                 ui.warning(&format!(
                     "images that were pushed meanwhile could not be looked at: {}",
                     failure.message
                 ));
                 Meanwhile::default()
             });
-            cache = caches.finish(&cluster, &meanwhile, &events, stop).await;
-            // Once more: pushes went on.
-            let meanwhile = executed.meanwhile(&cluster).await.unwrap_or(meanwhile);
+            cache = caches.finish(&cluster, &meanwhile, &events, stop.clone()).await;
+            // Pushes go on, and one that was under way may have left something in a cache after it was looked at.
+            for _ in 0..LOOKS {
+                let Ok(later) = executed.meanwhile(&cluster).await else { break };
+                let is_new = later != meanwhile;
+                meanwhile = later;
+                if !is_new || !caches.evicts() {
+                    break;
+                }
+                cache = caches.finish(&cluster, &meanwhile, &events, stop.clone()).await;
+            }
             executed.outcome.broken = execute::broken_images(registry, &meanwhile).await;
             ui.before_abort(None);
             if cache.may_lie() {
@@ -516,6 +524,9 @@ async fn prune(
     }
     exit
 }
+
+/// How often the caches are looked at again because of what was pushed since.
+const LOOKS: usize = 3;
 
 const NOTHING_DELETED: &str = "nothing is deleted from the registry";
 

@@ -142,6 +142,12 @@ impl CacheStep {
         self.redis.is_some()
     }
 
+    /// Whether each replica is made to forget each blob.
+    #[must_use]
+    pub fn evicts(&self) -> bool {
+        self.choice.replicas == ReplicaStep::Evict
+    }
+
     /// What is done and why, for the document and before the confirmation.
     #[must_use]
     pub fn plan(&self) -> CachePlan {
@@ -205,7 +211,7 @@ impl CacheStep {
             }
         }
         if let Some(evictor) = &self.evictor
-            && self.choice.replicas == ReplicaStep::Evict
+            && self.evicts()
         {
             // At once: the later it is sent, the more likely it removes what an upload has brought back.
             evictor.evict(digest).await;
@@ -230,23 +236,17 @@ impl CacheStep {
 
     /// Finishes the step for what was deleted: Redis once more, what is left of the replicas, and the proof.
     ///
-    /// `stop` ends a wait or a rollout early.
+    /// `stop` ends a wait or a rollout early. Where replicas are evicted it may be done again, for what was pushed since.
     pub async fn finish(
-        self,
+        &self,
         cluster: &Cluster,
         meanwhile: &Meanwhile,
         tell: &Tell,
         mut stop: watch::Receiver<Option<Signal>>,
     ) -> CacheOutcome {
         stop.mark_unchanged();
-        let mut finishing = Finishing {
-            outcome: CacheOutcome::of(&self.choice),
-            step: &self,
-            cluster,
-            meanwhile,
-            tell,
-            stop,
-        };
+        let mut finishing =
+            Finishing { outcome: CacheOutcome::of(&self.choice), step: self, cluster, meanwhile, tell, stop };
         let (blobs, links) = {
             let gone = self.gone();
             (gone.blobs.len(), gone.links)
@@ -318,7 +318,7 @@ impl Finishing<'_> {
                 if !again.blobs.is_empty() {
                     self.step.gone().last = Some((Instant::now(), Timestamp::now()));
                 }
-                if let Some(evictor) = self.step.evictor.as_ref().filter(|_| self.evicts()) {
+                if let Some(evictor) = self.step.evictor.as_ref().filter(|_| self.step.evicts()) {
                     for digest in &again.blobs {
                         evictor.doubt(digest);
                     }
@@ -332,10 +332,6 @@ impl Finishing<'_> {
             }
         }
         self.outcome.redis_eviction = Some(told);
-    }
-
-    fn evicts(&self) -> bool {
-        self.step.choice.replicas == ReplicaStep::Evict
     }
 
     /// What is left of the replicas, each next choice until nothing is stale, and the proof.
@@ -590,7 +586,7 @@ impl Finishing<'_> {
         let mut random = fastrand::Rng::new();
         let questions = check::select(extent, self.step.questions(), &mut random);
         let Some(evictor) = self.step.evictor.as_ref().filter(|_| !questions.is_empty()) else { return done };
-        if !self.evicts() && evictor.refresh().await.is_err() {
+        if !self.step.evicts() && evictor.refresh().await.is_err() {
             return done;
         }
         let replicas = evictor.replicas();
@@ -598,7 +594,7 @@ impl Finishing<'_> {
             return done;
         }
         // Only eviction has the leave to delete, and only where a replica has just said that its data is missing.
-        let mend = if self.evicts() { Mend::Yes } else { Mend::No };
+        let mend = if self.step.evicts() { Mend::Yes } else { Mend::No };
         let deleted = self.step.gone().blobs.len();
         let told = evictor.told();
         let asked = check::ask(&replicas, &questions, deleted, mend).await;
