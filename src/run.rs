@@ -534,6 +534,16 @@ const NOTHING_DELETED: &str = "nothing is deleted from the registry";
 /// `cache flush` repeats it from. Removed once nothing is left to be done.
 struct KeptResult(PathBuf);
 
+/// The part of a `PruneResult` that `cache flush` reads.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KeptDocument<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    server: &'a str,
+    result: &'a Outcome,
+}
+
 impl KeptResult {
     /// Writes it below `XDG_STATE_HOME`; nothing if nothing was deleted, or it cannot be written.
     fn write(server: &str, outcome: &Outcome) -> Option<Self> {
@@ -543,12 +553,12 @@ impl KeptResult {
         let folder = state_folder()?;
         let path =
             folder.join(format!("result-{}-{}.json", Timestamp::now().as_second(), std::process::id()));
-        let document = serde_json::json!({
-            "apiVersion": report::document::API_VERSION,
-            "kind": "PruneResult",
-            "metadata": { "server": server },
-            "result": outcome,
-        });
+        let document = KeptDocument {
+            api_version: report::document::API_VERSION,
+            kind: "PruneResult",
+            server,
+            result: outcome,
+        };
         let written = std::fs::create_dir_all(&folder).and_then(|()| {
             let mut file = std::fs::OpenOptions::new();
             #[cfg(unix)]
