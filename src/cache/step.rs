@@ -236,15 +236,14 @@ impl CacheStep {
 
     /// Finishes the step for what was deleted: Redis once more, what is left of the replicas, and the proof.
     ///
-    /// `stop` ends a wait or a rollout early. Where replicas are evicted it may be done again, for what was pushed since.
+    /// What takes long, a wait or a restart, ends when `stop` becomes something, and is not begun after that. Where replicas are evicted it may be done again, for what was pushed since.
     pub async fn finish(
         &self,
         cluster: &Cluster,
         meanwhile: &Meanwhile,
         tell: &Tell,
-        mut stop: watch::Receiver<Option<Signal>>,
+        stop: watch::Receiver<Option<Signal>>,
     ) -> CacheOutcome {
-        stop.mark_unchanged();
         let mut finishing =
             Finishing { outcome: CacheOutcome::of(&self.choice), step: self, cluster, meanwhile, tell, stop };
         let (blobs, links) = {
@@ -297,6 +296,16 @@ struct Finishing<'a> {
 impl Finishing<'_> {
     fn progress(&self, text: impl Into<String>) {
         (self.tell)(CacheEvent::Progress(text.into()));
+    }
+
+    /// Whether somebody asked for an end, before this or meanwhile.
+    fn is_to_end(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
+    /// Whether there is a Redis that may still name what was deleted, although it was to be made to forget.
+    fn redis_is_stale(&self) -> bool {
+        self.outcome.redis_eviction.as_ref().is_some_and(|redis| redis.failure.is_some())
     }
 
     /// Redis once more, for what was not confirmed and what was put back meanwhile.
@@ -355,14 +364,20 @@ impl Finishing<'_> {
                 ReplicaStep::Leave => true,
                 _ => self.check(done).await,
             };
-            if clean && done {
+            if clean && current != ReplicaStep::Leave {
                 self.outcome.stale.clear();
                 self.outcome.stale_until = None;
             }
-            if clean || self.stop.has_changed().unwrap_or(false) {
+            // Whatever empties the replicas' own caches, they would fill up from a Redis again.
+            if clean || self.redis_is_stale() {
                 return;
             }
             self.outcome.stale_until = self.step.expires().map(|(_, time)| time.to_string());
+            if self.is_to_end() {
+                let why = "the run was ended before the replicas' caches were empty";
+                self.outcome.failure.get_or_insert_with(|| why.to_owned());
+                return;
+            }
             let Some(next) = steps.next() else { return };
             current = next;
             self.progress(match next {
@@ -433,7 +448,7 @@ impl Finishing<'_> {
             self.progress(format!("waiting for pod {}, which is ending", pod.name));
             tokio::select! {
                 () = tokio::time::sleep(ENDING_POLL) => {}
-                _ = stop.changed() => return Ok(()),
+                _ = stop.wait_for(Option::is_some) => return Ok(()),
             }
         }
     }
@@ -505,6 +520,9 @@ impl Finishing<'_> {
 
     /// Replaces all replicas; whether it is proven that no pod that served before serves any more.
     async fn restart(&mut self) -> bool {
+        if self.is_to_end() || self.redis_is_stale() {
+            return false;
+        }
         let CacheOptions { place, timeout, .. } = &self.step.options;
         let tell = self.tell;
         let progress = |progress: &Progress| tell(CacheEvent::Progress(progress.to_string()));
@@ -513,7 +531,7 @@ impl Finishing<'_> {
             rollout::restart(Restart { cluster: self.cluster, place, timeout: *timeout, pace }, &progress);
         let restarted = tokio::select! {
             restarted = restart => restarted,
-            _ = self.stop.changed() => {
+            _ = self.stop.wait_for(Option::is_some) => {
                 self.outcome.failure = Some("the restart of the registry was not waited for".to_owned());
                 return false;
             }
@@ -545,9 +563,12 @@ impl Finishing<'_> {
     /// Waits until what the replicas remember has expired; whether it has.
     async fn wait(&mut self) -> bool {
         const SAY: Duration = Duration::from_secs(60);
+        if self.redis_is_stale() {
+            return false;
+        }
         let Some((until, time)) = self.step.expires() else { return true };
         let mut left = until.saturating_duration_since(Instant::now());
-        if !left.is_zero() {
+        if !left.is_zero() && !self.is_to_end() {
             self.progress(format!(
                 "waiting {} until {time}, when the replicas' entries have expired; Ctrl-C ends the wait",
                 time_text(left)
@@ -556,7 +577,7 @@ impl Finishing<'_> {
         while !left.is_zero() {
             tokio::select! {
                 () = tokio::time::sleep(left.min(SAY)) => {}
-                _ = self.stop.changed() => {
+                _ = self.stop.wait_for(Option::is_some) => {
                     self.outcome.failure = Some("the wait was ended early".to_owned());
                     return false;
                 }
