@@ -73,7 +73,7 @@ fn what_is_stale_is_seen_and_then_mended_and_then_not_seen() {
     let told = deletions(&site) - before;
     assert!(told > 0 && told <= found["check"]["stale"].as_array().unwrap().len(), "{told}\n{ran}");
     let ran = cache(&site, CHECKER, &document, &["check"]).exits(0);
-    let _ = ran.prints("3 replica(s) asked for ");
+    let _ = ran.prints("3 replica(s) asked ");
     site.kept_is_whole(&"flushed");
 }
 

@@ -108,9 +108,9 @@ pub struct Stale {
 pub struct CheckOutcome {
     /// How many replicas were asked.
     pub replicas: usize,
-    /// How many deleted blobs each of them was asked for.
+    /// How many questions each of them was asked: deleted blobs, each in every repository that had it.
     pub blobs: usize,
-    /// How many blobs were deleted.
+    /// How many such questions there are.
     pub deleted: usize,
     /// Answers that say: gone.
     pub clean: usize,
@@ -188,7 +188,10 @@ impl CheckOutcome {
                 parts.push(format!("{count} {what}"));
             }
         }
-        format!("{replicas} replica(s) asked for {blobs} of {deleted} deleted blob(s): {}", parts.join(", "))
+        format!(
+            "{replicas} replica(s) asked {blobs} of {deleted} question(s) about deleted blobs: {}",
+            parts.join(", ")
+        )
     }
 
     /// Stale blobs by replica.

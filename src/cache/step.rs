@@ -85,8 +85,8 @@ pub struct CacheStep {
 /// What is gone from the registry.
 #[derive(Debug, Default)]
 struct Gone {
-    /// Each blob, with a repository that had it if one is known.
-    blobs: BTreeMap<String, Option<String>>,
+    /// Each blob, with the repositories that had it as far as they are known.
+    blobs: BTreeMap<String, Vec<String>>,
     links: usize,
     last: Option<(Instant, Timestamp)>,
 }
@@ -194,8 +194,8 @@ impl CacheStep {
     pub async fn blob_gone(&self, digest: &str, repositories: &BTreeSet<&str>) {
         {
             let mut gone = self.gone();
-            let repository = repositories.first().map(|name| (*name).to_owned());
-            gone.blobs.insert(digest.to_owned(), repository);
+            let repositories = repositories.iter().map(|name| (*name).to_owned()).collect();
+            gone.blobs.insert(digest.to_owned(), repositories);
             gone.last = Some((Instant::now(), Timestamp::now()));
         }
         let mut in_doubt = false;
@@ -261,12 +261,15 @@ impl CacheStep {
         finishing.outcome
     }
 
-    fn questions(&self) -> Vec<Question> {
+    /// Each deleted blob in each of its repositories: a replica answers for each by itself. And how many questions there
+    /// would be if at least one repository of every blob were known.
+    fn questions(&self) -> (Vec<Question>, usize) {
         let gone = self.gone();
-        let known = gone.blobs.iter().filter_map(|(digest, repository)| {
-            Some(Question { repository: repository.clone()?, digest: digest.clone() })
-        });
-        known.collect()
+        let questions: Vec<Question> =
+            gone.blobs.iter().flat_map(|(digest, repositories)| questions_of(digest, repositories)).collect();
+        let unknown = gone.blobs.values().filter(|repositories| repositories.is_empty()).count();
+        let all = questions.len() + unknown;
+        (questions, all)
     }
 
     fn ttl(&self) -> Duration {
@@ -504,15 +507,15 @@ impl Finishing<'_> {
         let Ok(replica) = replica else { return (pod.name, digests) };
         let questions: Vec<Question> = {
             let gone = self.step.gone();
-            let known = digests.iter().filter_map(|digest| {
-                let repository = gone.blobs.get(digest)?.clone()?;
-                Some(Question { repository, digest: digest.clone() })
-            });
-            known.collect()
+            let known = digests.iter().filter_map(|digest| gone.blobs.get_key_value(digest));
+            known.flat_map(|(digest, repositories)| questions_of(digest, repositories)).collect()
         };
+        // What is in no repository cannot be asked for.
+        let asked: BTreeSet<&str> = questions.iter().map(|question| question.digest.as_str()).collect();
+        digests.retain(|digest| !asked.contains(digest.as_str()));
         for (question, freshness) in check::ask_one(&replica, &questions, Mend::Yes).await {
-            if matches!(freshness, Freshness::Clean | Freshness::ThereAgain) {
-                digests.remove(&question.digest);
+            if !matches!(freshness, Freshness::Clean | Freshness::ThereAgain) {
+                digests.insert(question.digest.clone());
             }
         }
         (pod.name, digests)
@@ -605,7 +608,8 @@ impl Finishing<'_> {
     async fn check(&mut self, done: bool) -> bool {
         let extent = self.step.options.check;
         let mut random = fastrand::Rng::new();
-        let questions = check::select(extent, self.step.questions(), &mut random);
+        let (questions, deleted) = self.step.questions();
+        let questions = check::select(extent, questions, &mut random);
         let Some(evictor) = self.step.evictor.as_ref().filter(|_| !questions.is_empty()) else { return done };
         if !self.step.evicts() && evictor.refresh().await.is_err() {
             return done;
@@ -616,7 +620,6 @@ impl Finishing<'_> {
         }
         // Only eviction has the leave to delete, and only where a replica has just said that its data is missing.
         let mend = if self.step.evicts() { Mend::Yes } else { Mend::No };
-        let deleted = self.step.gone().blobs.len();
         let told = evictor.told();
         let asked = check::ask(&replicas, &questions, deleted, mend).await;
         let done = if evictor.told() == told { done } else { done && self.after_check(&questions).await };
@@ -645,6 +648,12 @@ pub(super) fn memory(found: &Discovery) -> Memory {
         }
         None => Memory::MayBeOn { ttl: DEFAULT_TTL, why: unread_workload(found) },
     }
+}
+
+fn questions_of(digest: &str, repositories: &[String]) -> impl Iterator<Item = Question> {
+    repositories
+        .iter()
+        .map(move |repository| Question { repository: repository.clone(), digest: digest.to_owned() })
 }
 
 fn unread(source: &Source) -> String {

@@ -92,24 +92,15 @@ fn verdict(answers: &CheckOutcome, deleted: usize, all_asked: bool) -> &'static 
     }
 }
 
-/// One question for each deleted blob, in the first of its repositories; and how many blobs have none.
+/// Each deleted blob in each of its repositories: a replica answers for each by itself. And how many blobs have none.
 pub(super) fn questions(doomed: &Doomed) -> (Vec<Question>, usize) {
-    let mut repositories: BTreeMap<&str, &str> = BTreeMap::new();
-    for (repository, digest) in doomed.links() {
-        repositories.entry(digest).or_insert(repository);
-    }
-    let mut without = 0;
-    let mut questions = Vec::new();
-    // A digest that lost only a link is still there elsewhere, and answered for.
-    for digest in doomed.digests() {
-        match repositories.get(digest) {
-            Some(repository) => {
-                questions.push(Question { repository: (*repository).to_owned(), digest: digest.to_owned() });
-            }
-            None => without += 1,
-        }
-    }
-    (questions, without)
+    let questions: Vec<Question> = doomed
+        .links()
+        // A digest that lost only a link is still there elsewhere, and answered for.
+        .filter(|(_, digest)| doomed.has_blob(digest))
+        .map(|(repository, digest)| Question { repository: repository.to_owned(), digest: digest.to_owned() })
+        .collect();
+    (questions, doomed.without_repository())
 }
 
 /// The exit code, and what is told on stderr.
