@@ -13,6 +13,8 @@ use std::time::Duration;
 use common::{Plugin, Ran};
 use http::Method;
 use load::{CHECKER, Site, SiteConfig};
+use sandbox::fault::{Action, Fault};
+use sandbox::log::Server as Asked;
 use sandbox::redis::Server;
 use serde_json::Value;
 
@@ -94,4 +96,21 @@ fn replicas_that_are_clean_are_told_nothing() {
     let ran = cache(&site, "pruner", &document, &["flush"]).exits(4);
     assert_eq!(deletions(&site), before, "{ran}");
     let _ = ran.says("or restart the replicas: oc rollout restart deployment/image-registry");
+}
+
+/// A replica that knows a blob from one repository says 404 in every other one.
+#[test]
+fn a_replica_is_asked_in_every_repository_that_had_the_blob() {
+    let site = site(None);
+    let layer = site.layers.iter().find(|layer| layer.repositories.len() > 1).unwrap();
+    let repository = layer.repositories.iter().max().unwrap();
+    site.cluster.replica(1).restart();
+    let path = format!("/v2/{repository}/blobs/{}", layer.digest);
+    let client = site.cluster.client_of(1, "admin");
+    let answer = site.cluster.block_on(client.send(Method::HEAD, &path, &[], "")).unwrap();
+    assert_eq!(answer.status(), 200);
+    let deaf = Fault::new(Action::ResetBefore).server(Asked::Registry(1)).method(Method::DELETE);
+    site.cluster.sandbox().faults().add(deaf.path(layer.digest.as_str()).times(1));
+    let ran = site.plugin(CHECKER, &["--confirm", "--registry-cache=evict", "--check=off"]).run().exits(0);
+    is_clean(&site, None, &ran);
 }
