@@ -108,6 +108,8 @@ pub struct Stale {
 pub struct CheckOutcome {
     /// How many replicas were asked.
     pub replicas: usize,
+    /// How many replicas could not be asked.
+    pub unreachable: usize,
     /// How many questions each of them was asked: deleted blobs, each in every repository that had it.
     pub blobs: usize,
     /// How many such questions there are.
@@ -129,11 +131,12 @@ pub struct CheckOutcome {
 }
 
 impl CheckOutcome {
-    /// Whether every deleted blob was asked for, every question got an answer, and none was stale.
+    /// Whether every replica was asked every question, each got an answer, and none was stale.
     #[must_use]
     pub fn proves(&self) -> bool {
         self.blobs > 0
             && self.blobs == self.deleted
+            && self.unreachable == 0
             && self.replicas > 0
             && self.stale.is_empty()
             && self.not_allowed == 0
@@ -168,6 +171,7 @@ impl CheckOutcome {
     pub fn line(&self) -> String {
         let Self {
             replicas,
+            unreachable,
             blobs,
             deleted,
             clean,
@@ -183,6 +187,7 @@ impl CheckOutcome {
             (stale.len(), "stale"),
             (*not_allowed, "not allowed to ask"),
             (*unknown, "unknown"),
+            (*unreachable, "replica(s) not reached"),
         ] {
             if count > 0 {
                 parts.push(format!("{count} {what}"));

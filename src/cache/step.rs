@@ -27,7 +27,7 @@ use crate::text::time_text;
 
 /// How long one blob waits for Redis before the replicas are told all the same; what Redis did not confirm by then is
 /// caught up on.
-const REDIS_DEADLINE: Duration = Duration::from_secs(2);
+const REDIS_DEADLINE: Duration = Duration::from_millis(500);
 
 /// How often replicas that had to be told are followed by Redis and asked again.
 const ROUNDS: usize = 3;
@@ -365,7 +365,7 @@ impl Finishing<'_> {
             let clean = match current {
                 // Nobody claims that it is clean.
                 ReplicaStep::Leave => true,
-                _ => self.check(done).await,
+                _ => self.check(current, done).await,
             };
             if clean && current != ReplicaStep::Leave {
                 self.outcome.stale.clear();
@@ -605,13 +605,13 @@ impl Finishing<'_> {
 
     /// Asks the replicas; whether they are clean as far as anybody can tell. `done` says whether the step before has
     /// done all that it had to.
-    async fn check(&mut self, done: bool) -> bool {
+    async fn check(&mut self, current: ReplicaStep, done: bool) -> bool {
         let extent = self.step.options.check;
         let mut random = fastrand::Rng::new();
         let (questions, deleted) = self.step.questions();
         let questions = check::select(extent, questions, &mut random);
         let Some(evictor) = self.step.evictor.as_ref().filter(|_| !questions.is_empty()) else { return done };
-        if !self.step.evicts() && evictor.refresh().await.is_err() {
+        if current != ReplicaStep::Evict && evictor.refresh().await.is_err() {
             return done;
         }
         let replicas = evictor.replicas();
@@ -619,12 +619,13 @@ impl Finishing<'_> {
             return done;
         }
         // Only eviction has the leave to delete, and only where a replica has just said that its data is missing.
-        let mend = if self.step.evicts() { Mend::Yes } else { Mend::No };
+        let mend = if current == ReplicaStep::Evict { Mend::Yes } else { Mend::No };
         let told = evictor.told();
-        let asked = check::ask(&replicas, &questions, deleted, mend).await;
+        let mut asked = check::ask(&replicas, &questions, deleted, mend).await;
+        asked.unreachable = evictor.unreachable().len();
         let done = if evictor.told() == told { done } else { done && self.after_check(&questions).await };
         let is_stale = !asked.stale.is_empty();
-        let proves = asked.proves() && evictor.unreachable().is_empty();
+        let proves = asked.proves();
         if is_stale {
             self.progress(asked.line());
             for (replica, digests) in asked.stale_by_replica() {
@@ -675,7 +676,8 @@ fn unread_workload(found: &Discovery) -> String {
 
 /// The step for a registry that runs somewhere else: nothing is known of its caches.
 pub(super) fn for_nowhere(options: &CacheOptions, found: &Discovery) -> Option<Choice> {
-    if options.strategy != Strategy::Auto || !found.is_absent() {
+    let is_named = matches!(options.redis.whereabouts, Whereabouts::At(_));
+    if options.strategy != Strategy::Auto || !found.is_absent() || is_named {
         return None;
     }
     let Place { namespace, deployment } = &found.place;

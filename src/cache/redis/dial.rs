@@ -157,6 +157,12 @@ impl Dialer {
         match found {
             Ok(forward) => Ok(Some(inner.keep(host, port, forward))),
             // The library tries the node once more, with all its time, and says what is wrong with it.
+            Err(Dead::Foreign(why)) if inner.order == Order::ClusterFirst && !is_here => {
+                let cause = format!(
+                    "{why}, and outside of the cluster it may be another host: name it with --redis-url"
+                );
+                Err(RedisFailure::new(Problem::NoWay, step, cause))
+            }
             Err(Dead::Foreign(why)) => {
                 inner.ways().insert((host.to_owned(), port), Way::None(why));
                 Ok(None)
