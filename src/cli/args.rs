@@ -17,14 +17,7 @@ use super::{
 /// Removes old image stream items, the images that no stream names any more, and their data in the registry.
 /// Without --confirm nothing is changed: the run only says what it would delete.
 #[derive(Parser)]
-#[command(
-    disable_help_flag = true,
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    args_override_self = true,
-    next_help_heading = "Flags",
-    after_long_help = AFTER
-)]
+#[command(next_help_heading = "Flags", after_long_help = AFTER)]
 pub(super) struct PruneArgs {
     /// Really delete; without it, only say what would be deleted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -202,10 +195,11 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::cli::parse::like_pflag;
 
     #[test]
     fn the_definitions_are_sound() {
-        PruneArgs::command().debug_assert();
+        like_pflag(PruneArgs::command()).debug_assert();
     }
 
     #[test]

@@ -87,8 +87,14 @@ fn command(program: &str) -> clap::Command {
         .max_term_width(100)
 }
 
-/// pflag takes the next word as the value whatever it looks like: `--keep-tag-revisions -1`.
+/// What pflag does: the last of a flag's values counts, and the next word is the value whatever it looks like
+/// (`--keep-tag-revisions -1`). `--help` and `--version` are flags as others are.
 pub(super) fn like_pflag(command: clap::Command) -> clap::Command {
+    let command = command
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .args_override_self(true);
     command.mut_args(|arg| {
         let takes_next_word =
             !arg.is_positional() && !arg.is_require_equals_set() && arg.get_action().takes_values();

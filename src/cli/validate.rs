@@ -1,6 +1,6 @@
 //! From what the user typed to what the program needs. No network: only files that flags name are read.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use jiff::SignedDuration;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -27,9 +27,7 @@ const NUM_WORKERS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 
 /// Checks every value and fills in the defaults.
 pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Failure> {
-    if !args.words.is_empty() {
-        return Err(Failure::usage("no arguments are allowed to this command"));
-    }
+    no_words(&args.words)?;
     let options = Options {
         program,
         prune: PruneOptions {
@@ -56,6 +54,11 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
         registry: args.registry.options()?,
     };
     Ok(options)
+}
+
+/// No command takes words that are no flags.
+pub(super) fn no_words(words: &[OsString]) -> Result<(), Failure> {
+    if words.is_empty() { Ok(()) } else { Err(Failure::usage("no arguments are allowed to this command")) }
 }
 
 /// The answer to `--help` and `--version`, which are booleans for pflag too.

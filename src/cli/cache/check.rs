@@ -1,16 +1,15 @@
 //! The flags of `cache check`.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
 
 use super::super::{
     cluster::ClusterArgs,
-    options::OutputFormat,
     parse::Invocation,
     validate::{self, nonempty_path},
 };
-use super::read;
+use super::{CommonArgs, FORMATS, Subcommand};
 use crate::{
     cache::{
         Extent,
@@ -24,15 +23,8 @@ use crate::{
 /// A replica whose cache still names a blob that is gone answers for it: such an answer is stale, and pushes that re-use
 /// the blob are broken. Asking takes the right to get imagestreams/layers. Nothing is changed.
 #[derive(Parser)]
-#[command(
-    disable_help_flag = true,
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    args_override_self = true,
-    next_help_heading = "Flags",
-    after_long_help = AFTER
-)]
-struct CheckArgs {
+#[command(next_help_heading = "Flags", after_long_help = AFTER)]
+pub(super) struct CheckArgs {
     /// What a prune has deleted: its output with -o json or -o yaml
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
@@ -54,21 +46,11 @@ struct CheckArgs {
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
 
-    /// How much to log on stderr, 0 to 10
-    #[arg(long = "v", short = 'v', value_name = "N")]
-    verbosity: Option<String>,
-
-    /// Print this text
-    #[arg(long = "help", short = 'h', value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    help: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
 
     #[command(flatten)]
     cluster: ClusterArgs,
-
-    /// Words that are no flags; caught here because the command takes none.
-    #[arg(hide = true)]
-    words: Vec<OsString>,
 }
 
 const AFTER: &str = "\
@@ -83,53 +65,51 @@ Exit codes:
   4  a cache still names what was deleted
   130, 143  ended by Ctrl-C, by SIGTERM";
 
-const FORMATS: [(&str, OutputFormat); 3] =
-    [("json", OutputFormat::Json), ("text", OutputFormat::Text), ("yaml", OutputFormat::Yaml)];
-
 /// The values of `--check` here: a check of nothing is none.
 const EXTENTS: [(&str, Extent); 2] = [("sample", Extent::Sample), ("all", Extent::All)];
 
-/// Reads the words from `check` on.
-pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let (args, help) =
-        read::<CheckArgs>(words, program, "check (--from=FILE | --digests-from=FILE) [flags]")?;
-    if validate::asked_for("--help", args.help.as_deref())? {
-        return Ok(Invocation::Print(help));
+impl Subcommand for CheckArgs {
+    const SYNOPSIS: &str = "check (--from=FILE | --digests-from=FILE) [flags]";
+
+    fn common(&self) -> &CommonArgs {
+        &self.common
     }
-    if !args.words.is_empty() {
-        return Err(Failure::usage("no arguments are allowed to this command"));
+
+    fn invocation(self, program: &str) -> Result<Invocation, Failure> {
+        let source = match (nonempty_path(self.from), nonempty_path(self.digests_from)) {
+            (Some(path), None) => Source::Result(path),
+            (None, Some(path)) => Source::Digests(path),
+            (None, None) => {
+                return Err(Failure::usage("one of --digests-from and --from is needed").hint(
+                    "write the output of a prune to a file: oc prune-images --confirm -o json > result.json",
+                ));
+            }
+            (Some(_), Some(_)) => {
+                return Err(Failure::usage("only one of --digests-from and --from can be specified"));
+            }
+        };
+        let extent = match self.check.filter(|word| !word.is_empty()) {
+            None => Extent::All,
+            word => validate::word("--check", word, EXTENTS)?,
+        };
+        Ok(Invocation::CacheCheck(Box::new(CheckOptions {
+            source,
+            extent,
+            output: validate::output_of(self.output.as_deref(), &FORMATS)?,
+            verbosity: self.common.verbosity()?,
+            program: program.to_owned(),
+            cluster: self.cluster.access()?,
+        })))
     }
-    let source = match (nonempty_path(args.from), nonempty_path(args.digests_from)) {
-        (Some(path), None) => Source::Result(path),
-        (None, Some(path)) => Source::Digests(path),
-        (None, None) => {
-            return Err(Failure::usage("one of --digests-from and --from is needed").hint(
-                "write the output of a prune to a file: oc prune-images --confirm -o json > result.json",
-            ));
-        }
-        (Some(_), Some(_)) => {
-            return Err(Failure::usage("only one of --digests-from and --from can be specified"));
-        }
-    };
-    let extent = match args.check.filter(|word| !word.is_empty()) {
-        None => Extent::All,
-        word => validate::word("--check", word, EXTENTS)?,
-    };
-    Ok(Invocation::CacheCheck(Box::new(CheckOptions {
-        source,
-        extent,
-        output: validate::output_of(args.output.as_deref(), &FORMATS)?,
-        verbosity: validate::verbosity(args.verbosity.as_deref())?,
-        program: program.to_owned(),
-        cluster: args.cluster.access()?,
-    })))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::parse, error::Exit};
-    use clap::CommandFactory as _;
+    use crate::{
+        cli::{cache::command, options::OutputFormat, parse},
+        error::Exit,
+    };
 
     fn run(line: &str) -> Result<Invocation, Failure> {
         let words = ["oc-prune_images", "cache", "check"].into_iter().chain(line.split_whitespace());
@@ -138,7 +118,7 @@ mod tests {
 
     #[test]
     fn flags_become_options() {
-        CheckArgs::command().debug_assert();
+        command::<CheckArgs>("oc prune-images").debug_assert();
         match run("--from=result.json --check=sample -o json --registry-namespace=registry") {
             Ok(Invocation::CacheCheck(options)) => {
                 assert_eq!(options.source, Source::Result("result.json".into()));

@@ -1,6 +1,6 @@
 //! The flags of `cache flush`.
 
-use std::{ffi::OsString, fmt::Write as _, path::PathBuf};
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::Parser;
 
@@ -8,9 +8,9 @@ use super::super::{
     cluster::ClusterArgs,
     parse::Invocation,
     redis::RedisArgs,
-    validate::{self, nonempty, nonempty_path, switch},
+    validate::{nonempty, nonempty_path, switch},
 };
-use super::read;
+use super::{CommonArgs, Subcommand};
 use crate::{
     cache::{
         commands::flush::{FlushOptions, Source},
@@ -27,15 +27,8 @@ use crate::{
 /// registry that is built on distribution, Harbor's and GitLab's included. Without, the Redis of the cluster's
 /// registry is found, and replicas that are stale are made to forget, too.
 #[derive(Parser)]
-#[command(
-    disable_help_flag = true,
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    args_override_self = true,
-    next_help_heading = "Flags",
-    after_long_help = AFTER
-)]
-struct FlushArgs {
+#[command(next_help_heading = "Flags", after_long_help = AFTER)]
+pub(super) struct FlushArgs {
     /// The digests to forget, one per line; - for the standard input
     ///
     /// A line is sha256:HEX or NAMESPACE/NAME@sha256:HEX. Blank lines and those that begin with # are skipped.
@@ -79,18 +72,8 @@ struct FlushArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
 
-    /// How much to log on stderr, 0 to 10
-    #[arg(long = "v", short = 'v', value_name = "N")]
-    verbosity: Option<String>,
-
-    /// Print this text
-    #[arg(long = "help", short = 'h', value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    help: Option<String>,
-
-    /// Words that are no flags; caught here because the command takes none.
-    #[arg(hide = true)]
-    words: Vec<OsString>,
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 const AFTER: &str = "\
@@ -108,23 +91,19 @@ Exit codes:
   4  a cache may still name what was deleted
   130, 143  ended by Ctrl-C, by SIGTERM";
 
-/// Reads the words from `flush` on.
-pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let (args, help) = read::<FlushArgs>(
-        words,
-        program,
-        "flush [--redis-url=URL] (--from=FILE | --digests-from=FILE | --all) [flags]",
-    )?;
-    if validate::asked_for("--help", args.help.as_deref())? {
-        return Ok(Invocation::Print(help));
+impl Subcommand for FlushArgs {
+    const SYNOPSIS: &str = "flush [--redis-url=URL] (--from=FILE | --digests-from=FILE | --all) [flags]";
+
+    fn common(&self) -> &CommonArgs {
+        &self.common
     }
-    options(args, program).map(|options| Invocation::CacheFlush(Box::new(options)))
+
+    fn invocation(self, program: &str) -> Result<Invocation, Failure> {
+        options(self, program).map(|options| Invocation::CacheFlush(Box::new(options)))
+    }
 }
 
 fn options(args: FlushArgs, program: &str) -> Result<FlushOptions, Failure> {
-    if !args.words.is_empty() {
-        return Err(Failure::usage("no arguments are allowed to this command"));
-    }
     let source = source(&args)?;
     let scan_repositories = switch("--scan-repositories", args.scan_repositories.as_deref())?;
     if scan_repositories && source == Source::All {
@@ -132,7 +111,7 @@ fn options(args: FlushArgs, program: &str) -> Result<FlushOptions, Failure> {
             .hint("leave --scan-repositories out: --all removes the entries of every repository"));
     }
     let dry_run = switch("--dry-run", args.dry_run.as_deref())?;
-    let verbosity = validate::verbosity(args.verbosity.as_deref())?;
+    let verbosity = args.common.verbosity()?;
     let flags = own_flags(&args);
     let redis = args.redis.options()?;
     let replicas = switch("--replicas", args.replicas.as_deref())?;
@@ -201,13 +180,15 @@ fn own_flags(args: &FlushArgs) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
     use std::time::Duration;
 
     use secrecy::ExposeSecret as _;
 
     use super::*;
-    use crate::{cli::parse, error::Exit};
+    use crate::{
+        cli::{cache::command, parse},
+        error::Exit,
+    };
 
     fn run(line: &str) -> Result<Invocation, Failure> {
         let words = std::iter::once("oc-prune_images").chain(line.split_whitespace());
@@ -230,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_definitions_are_sound() {
-        FlushArgs::command().debug_assert();
+        command::<FlushArgs>("oc prune-images").debug_assert();
         for line in ["cache", "cache --help", "cache -h"] {
             match run(line) {
                 Ok(Invocation::Print(text)) => {

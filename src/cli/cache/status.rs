@@ -1,14 +1,11 @@
 //! The flags of `cache status`.
 
-use std::ffi::OsString;
-
 use clap::Parser;
 
 use super::super::{
-    connection::ConnectionArgs, options::OutputFormat, parse::Invocation, place::PlaceArgs, redis::RedisArgs,
-    validate,
+    connection::ConnectionArgs, parse::Invocation, place::PlaceArgs, redis::RedisArgs, validate,
 };
-use super::read;
+use super::{CommonArgs, FORMATS, Subcommand};
 use crate::{cache::commands::status::StatusOptions, error::Failure};
 
 /// Show which caches the registry has, and what can be done about them
@@ -16,15 +13,8 @@ use crate::{cache::commands::status::StatusOptions, error::Failure};
 /// Reads the registry's configuration as far as the rights reach, looks which replicas can be reached from here, and asks
 /// what the user may do. What cannot be read is said, with the command that would allow it. Nothing is changed.
 #[derive(Parser)]
-#[command(
-    disable_help_flag = true,
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    args_override_self = true,
-    next_help_heading = "Flags",
-    after_long_help = AFTER
-)]
-struct StatusArgs {
+#[command(next_help_heading = "Flags", after_long_help = AFTER)]
+pub(super) struct StatusArgs {
     /// Output: text, json or yaml
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
@@ -35,21 +25,11 @@ struct StatusArgs {
     #[command(flatten)]
     redis: RedisArgs,
 
-    /// How much to log on stderr, 0 to 10
-    #[arg(long = "v", short = 'v', value_name = "N")]
-    verbosity: Option<String>,
-
-    /// Print this text
-    #[arg(long = "help", short = 'h', value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    help: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
 
     #[command(flatten)]
     connection: ConnectionArgs,
-
-    /// Words that are no flags; caught here because the command takes none.
-    #[arg(hide = true)]
-    words: Vec<OsString>,
 }
 
 const AFTER: &str = "\
@@ -64,33 +44,31 @@ Exit codes:
   2  the command line is wrong
   130, 143  ended by Ctrl-C, by SIGTERM";
 
-const FORMATS: [(&str, OutputFormat); 3] =
-    [("json", OutputFormat::Json), ("text", OutputFormat::Text), ("yaml", OutputFormat::Yaml)];
+impl Subcommand for StatusArgs {
+    const SYNOPSIS: &str = "status [flags]";
 
-/// Reads the words from `status` on.
-pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let (args, help) = read::<StatusArgs>(words, program, "status [flags]")?;
-    if validate::asked_for("--help", args.help.as_deref())? {
-        return Ok(Invocation::Print(help));
+    fn common(&self) -> &CommonArgs {
+        &self.common
     }
-    if !args.words.is_empty() {
-        return Err(Failure::usage("no arguments are allowed to this command"));
+
+    fn invocation(self, _program: &str) -> Result<Invocation, Failure> {
+        Ok(Invocation::CacheStatus(Box::new(StatusOptions {
+            place: self.place.place()?,
+            redis: self.redis.options()?,
+            output: validate::output_of(self.output.as_deref(), &FORMATS)?,
+            verbosity: self.common.verbosity()?,
+            connection: self.connection.options()?,
+        })))
     }
-    let options = StatusOptions {
-        place: args.place.place()?,
-        redis: args.redis.options()?,
-        output: validate::output_of(args.output.as_deref(), &FORMATS)?,
-        verbosity: validate::verbosity(args.verbosity.as_deref())?,
-        connection: args.connection.options()?,
-    };
-    Ok(Invocation::CacheStatus(Box::new(options)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::parse, error::Exit};
-    use clap::CommandFactory as _;
+    use crate::{
+        cli::{cache::command, options::OutputFormat, parse},
+        error::Exit,
+    };
 
     fn run(line: &str) -> Result<Invocation, Failure> {
         let words = ["oc-prune_images", "cache", "status"].into_iter().chain(line.split_whitespace());
@@ -99,7 +77,7 @@ mod tests {
 
     #[test]
     fn flags_become_options() {
-        StatusArgs::command().debug_assert();
+        command::<StatusArgs>("oc prune-images").debug_assert();
         let Ok(Invocation::CacheStatus(options)) = run(
             "-o yaml --registry-namespace=default --registry-deployment=docker.registry-2 --context=c -v 3",
         ) else {

@@ -1,6 +1,6 @@
 //! The flags of `cache disable` and `cache enable`.
 
-use std::{ffi::OsString, fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use clap::{Args, Parser};
 
@@ -8,9 +8,9 @@ use super::super::{
     connection::ConnectionArgs,
     parse::Invocation,
     place::PlaceArgs,
-    validate::{self, invalid, nonempty, switch, timeout},
+    validate::{invalid, nonempty, switch, timeout},
 };
-use super::read;
+use super::{CommonArgs, Subcommand};
 use crate::{
     cache::{
         commands::switch::{Consent, SPELLED_OUT, SwitchOptions, Turn},
@@ -29,15 +29,8 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// two variables in the registry's pod template (without --confirm it only says which), keeps the old values in an
 /// annotation, and returns once no pod with a cache serves any more.
 #[derive(Parser)]
-#[command(
-    disable_help_flag = true,
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    args_override_self = true,
-    next_help_heading = "Flags",
-    after_long_help = AFTER_DISABLE
-)]
-struct DisableArgs {
+#[command(next_help_heading = "Flags", after_long_help = AFTER_DISABLE)]
+pub(super) struct DisableArgs {
     /// Have the operator keep its hands off the registry (managementState: Unmanaged)
     ///
     /// An operator that manages the registry turns the change back. Unmanaged means that cluster upgrades no longer
@@ -47,7 +40,7 @@ struct DisableArgs {
     set_unmanaged: Option<String>,
 
     #[command(flatten)]
-    common: CommonArgs,
+    switch: SwitchArgs,
 }
 
 /// Turn the registry's caches on again, as they were before cache disable
@@ -55,15 +48,8 @@ struct DisableArgs {
 /// Restores what cache disable changed, the operator's managementState included, and returns once every pod that
 /// serves is configured so.
 #[derive(Parser)]
-#[command(
-    disable_help_flag = true,
-    disable_version_flag = true,
-    disable_help_subcommand = true,
-    args_override_self = true,
-    next_help_heading = "Flags",
-    after_long_help = AFTER_ENABLE
-)]
-struct EnableArgs {
+#[command(next_help_heading = "Flags", after_long_help = AFTER_ENABLE)]
+pub(super) struct EnableArgs {
     /// The Redis that the registry had was flushed
     ///
     /// It may still hold blobs that were pruned while it was out of use: flush it first, with cache flush --all.
@@ -71,11 +57,12 @@ struct EnableArgs {
     redis_is_flushed: Option<String>,
 
     #[command(flatten)]
-    common: CommonArgs,
+    switch: SwitchArgs,
 }
 
+/// The flags that both have.
 #[derive(Args)]
-struct CommonArgs {
+struct SwitchArgs {
     /// Do it, rather than say what would be done
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     confirm: Option<String>,
@@ -91,21 +78,11 @@ struct CommonArgs {
     #[command(flatten)]
     place: PlaceArgs,
 
-    /// How much to log on stderr, 0 to 10
-    #[arg(long = "v", short = 'v', value_name = "N")]
-    verbosity: Option<String>,
-
-    /// Print this text
-    #[arg(long = "help", short = 'h', value_name = "BOOL", num_args = 0..=1, require_equals = true,
-          default_missing_value = "true")]
-    help: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
 
     #[command(flatten)]
     connection: ConnectionArgs,
-
-    /// Words that are no flags; caught here because the command takes none.
-    #[arg(hide = true)]
-    words: Vec<OsString>,
 }
 
 const AFTER_DISABLE: &str = "\
@@ -133,46 +110,44 @@ Exit codes:
   4  changed, but not every pod is configured so yet
   130, 143  ended by Ctrl-C, by SIGTERM";
 
-/// Reads the words from `disable` on.
-pub(super) fn disable(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let (args, help) = read::<DisableArgs>(words, program, "disable [--confirm] [flags]")?;
-    if validate::asked_for("--help", args.common.help.as_deref())? {
-        return Ok(Invocation::Print(help));
+impl Subcommand for DisableArgs {
+    const SYNOPSIS: &str = "disable [--confirm] [flags]";
+
+    fn common(&self) -> &CommonArgs {
+        &self.switch.common
     }
-    let set_unmanaged = match args.set_unmanaged.as_deref() {
-        None => Consent::None,
-        Some("ask") => Consent::Ask,
-        Some(SPELLED_OUT) => Consent::Given,
-        Some(word) => {
-            return Err(invalid("--set-unmanaged", word, "it takes effect only if it is spelled out").hint(format!(
-                "type the confirmation at a terminal: --set-unmanaged; or spell it out: --set-unmanaged={SPELLED_OUT}"
-            )));
-        }
-    };
-    let options = options(args.common, program, Turn::Off)?;
-    invocation(SwitchOptions { set_unmanaged, ..options })
+
+    fn invocation(self, program: &str) -> Result<Invocation, Failure> {
+        let set_unmanaged = match self.set_unmanaged.as_deref() {
+            None => Consent::None,
+            Some("ask") => Consent::Ask,
+            Some(SPELLED_OUT) => Consent::Given,
+            Some(word) => {
+                return Err(invalid("--set-unmanaged", word, "it takes effect only if it is spelled out").hint(format!(
+                    "type the confirmation at a terminal: --set-unmanaged; or spell it out: --set-unmanaged={SPELLED_OUT}"
+                )));
+            }
+        };
+        let options = options(self.switch, program, Turn::Off)?;
+        Ok(Invocation::CacheSwitch(Box::new(SwitchOptions { set_unmanaged, ..options })))
+    }
 }
 
-/// Reads the words from `enable` on.
-pub(super) fn enable(words: &[OsString], program: &str) -> Result<Invocation, Failure> {
-    let (args, help) = read::<EnableArgs>(words, program, "enable [--confirm] [flags]")?;
-    if validate::asked_for("--help", args.common.help.as_deref())? {
-        return Ok(Invocation::Print(help));
+impl Subcommand for EnableArgs {
+    const SYNOPSIS: &str = "enable [--confirm] [flags]";
+
+    fn common(&self) -> &CommonArgs {
+        &self.switch.common
     }
-    let redis_is_flushed = switch("--redis-is-flushed", args.redis_is_flushed.as_deref())?;
-    let options = options(args.common, program, Turn::On)?;
-    invocation(SwitchOptions { redis_is_flushed, ..options })
+
+    fn invocation(self, program: &str) -> Result<Invocation, Failure> {
+        let redis_is_flushed = switch("--redis-is-flushed", self.redis_is_flushed.as_deref())?;
+        let options = options(self.switch, program, Turn::On)?;
+        Ok(Invocation::CacheSwitch(Box::new(SwitchOptions { redis_is_flushed, ..options })))
+    }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the tail of functions that fail")]
-fn invocation(options: SwitchOptions) -> Result<Invocation, Failure> {
-    Ok(Invocation::CacheSwitch(Box::new(options)))
-}
-
-fn options(args: CommonArgs, program: &str, turn: Turn) -> Result<SwitchOptions, Failure> {
-    if !args.words.is_empty() {
-        return Err(Failure::usage("no arguments are allowed to this command"));
-    }
+fn options(args: SwitchArgs, program: &str, turn: Turn) -> Result<SwitchOptions, Failure> {
     let confirm = switch("--confirm", args.confirm.as_deref())?;
     if confirm && switch("--dry-run", args.dry_run.as_deref())? {
         return Err(Failure::usage("--confirm cannot be specified with --dry-run"));
@@ -194,7 +169,7 @@ fn options(args: CommonArgs, program: &str, turn: Turn) -> Result<SwitchOptions,
         timeout,
         set_unmanaged: Consent::None,
         redis_is_flushed: false,
-        verbosity: validate::verbosity(args.verbosity.as_deref())?,
+        verbosity: args.common.verbosity()?,
         program: program.to_owned(),
         repeat,
         pace: Pace::default(),
@@ -203,11 +178,12 @@ fn options(args: CommonArgs, program: &str, turn: Turn) -> Result<SwitchOptions,
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
     use crate::cache::detect::Place;
-    use crate::{cli::parse, error::Exit};
+    use crate::{
+        cli::{cache::command, parse},
+        error::Exit,
+    };
 
     fn run(line: &str) -> Result<Invocation, Failure> {
         let words = std::iter::once("oc-prune_images").chain(line.split_whitespace());
@@ -223,8 +199,8 @@ mod tests {
 
     #[test]
     fn the_definitions_are_sound() {
-        DisableArgs::command().debug_assert();
-        EnableArgs::command().debug_assert();
+        command::<DisableArgs>("oc prune-images").debug_assert();
+        command::<EnableArgs>("oc prune-images").debug_assert();
         for word in ["disable", "enable"] {
             match run(&format!("cache {word} --help")) {
                 Ok(Invocation::Print(text)) => {
