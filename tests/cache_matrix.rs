@@ -473,17 +473,23 @@ fn without_deletions_from_the_registry_there_is_no_step() {
     assert!(blobs.is_empty(), "{blobs:?}");
 }
 
-#[test]
-fn passwords_are_in_no_output_and_in_no_command_line() {
-    if !installed() {
-        return;
-    }
+/// A cluster whose registry has a Redis with a password.
+fn with_password() -> (Server, Here) {
     let redis = Server::start(&[&format!("requirepass {PASSWORD}")]).with_password(PASSWORD);
     let mut settings = sandbox::registry::RedisCache::at(redis.address());
     settings.password = Some(PASSWORD.to_owned());
     let here = Here::start(LONG, None, |cluster| {
         cluster.registry.as_mut().unwrap().redis = Some(settings);
     });
+    (redis, here)
+}
+
+#[test]
+fn passwords_are_in_no_output_and_in_no_command_line() {
+    if !installed() {
+        return;
+    }
+    let (redis, here) = with_password();
     let token = here.cluster().sandbox().token(CHECKER);
     // Found in a Secret by who may read it, and given in a file.
     here.cluster().sandbox().access().grant(CHECKER, sandbox::api::settings_reader());
@@ -522,12 +528,7 @@ fn a_password_that_may_not_be_read_is_given_in_a_file() {
     if !installed() {
         return;
     }
-    let redis = Server::start(&[&format!("requirepass {PASSWORD}")]).with_password(PASSWORD);
-    let mut settings = sandbox::registry::RedisCache::at(redis.address());
-    settings.password = Some(PASSWORD.to_owned());
-    let here = Here::start(LONG, None, |cluster| {
-        cluster.registry.as_mut().unwrap().redis = Some(settings);
-    });
+    let (redis, here) = with_password();
     // The pruner may read no Secret: what is not known is not called clean.
     let ran = here.plugin("pruner", &["--registry-cache=flush"]).run().exits(1);
     let _ = ran.says("--registry-cache=flush: the registry's Redis (unknown) cannot be spoken to: the password stands in secret");

@@ -15,15 +15,16 @@ mod docker_registry;
 #[path = "common/plugin.rs"]
 #[allow(dead_code, reason = "each test uses a part")]
 mod plugin;
+#[path = "common/redis.rs"]
+mod redis_keys;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use docker_registry::DockerRegistry;
 use http::{Method, StatusCode};
 use plugin::{Plugin, Ran};
+use redis_keys::FOREIGN;
 use sandbox::fault::{Action, Fault};
 use sandbox::redis::{Server, free_port};
 use sandbox::registry::client::{Client, Format, Pushed};
@@ -55,44 +56,10 @@ fn is_installed() -> bool {
 /// Every key of every database with its bytes; sets as their sorted members.
 type Dump = BTreeMap<(usize, String), Vec<u8>>;
 
-fn words(line: &str) -> Vec<Vec<u8>> {
-    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
-}
-
-/// Sends commands to one database.
-fn send(server: &Server, database: usize, lines: &[String]) -> Vec<Vec<u8>> {
-    let select = format!("SELECT {database}");
-    let commands: Vec<_> =
-        std::iter::once(select.as_str()).chain(lines.iter().map(String::as_str)).map(words).collect();
-    let mut answers = server.send(&commands);
-    assert_eq!(answers.remove(0), b"+OK");
-    answers
-}
-
 fn dump(server: &Server, databases: impl IntoIterator<Item = usize>) -> Dump {
-    let mut all = Dump::new();
-    for database in databases {
-        let keys = send(server, database, &["KEYS *".to_owned()]).remove(0);
-        let keys: Vec<String> = String::from_utf8(keys).unwrap().lines().map(str::to_owned).collect();
-        let types: Vec<_> = keys.iter().map(|key| format!("TYPE {key}")).collect();
-        let questions: Vec<_> = keys
-            .iter()
-            .zip(send(server, database, &types))
-            .map(|(key, kind)| match kind.as_slice() {
-                // A Redis keeps the members in a changing order.
-                b"+set" => format!("SMEMBERS {key}"),
-                _ => format!("DUMP {key}"),
-            })
-            .collect();
-        for ((key, question), bytes) in
-            keys.into_iter().zip(&questions).zip(send(server, database, &questions))
-        {
-            let is_set = question.starts_with("SMEMBERS");
-            let bytes = if is_set { sorted(&bytes, &BTreeSet::new()) } else { bytes };
-            all.insert((database, key), bytes);
-        }
-    }
-    all
+    let of =
+        |database| server.dump_of(database).into_iter().map(move |(key, bytes)| ((database, key), bytes));
+    databases.into_iter().flat_map(of).collect()
 }
 
 /// The members of a set but for some.
@@ -102,24 +69,20 @@ fn sorted(members: &[u8], without: &BTreeSet<String>) -> Vec<u8> {
     members.into_iter().collect::<Vec<_>>().join("\n").into_bytes()
 }
 
-/// Keys of others.
-const FOREIGN: [&str; 9] = [
-    "SET session:1 blobs",
-    "SET blobs::photos 1",
-    "HSET repository::A::blobs x y",
-    "SET myblobs::sha256:00 1",
-    "SADD upload:blobs a b c",
-    "ZADD scores 1 repository::a/b::blobs",
-    "SETEX blobs::cached:5 3600 x",
-    // GitLab's registry and Harbor.
-    "SET registry:api:{repository:shop:00}:pull 1",
-    "SET cache:repository:shop/web::blobs 1",
-];
+/// Keys of others: GitLab's registry and Harbor, too.
+fn foreign() -> impl Iterator<Item = String> {
+    let further = [
+        "SETEX blobs::cached:5 3600 x",
+        "SET registry:api:{repository:shop:00}:pull 1",
+        "SET cache:repository:shop/web::blobs 1",
+    ];
+    FOREIGN.into_iter().chain(further).map(str::to_owned)
+}
 
 fn seed_foreign(server: &Server) {
-    let lines = FOREIGN.map(str::to_owned);
+    let lines: Vec<_> = foreign().collect();
     for database in [0, DATABASE, 9] {
-        let answers = send(server, database, &lines);
+        let answers = server.send_lines(database, &lines);
         assert!(answers.iter().all(|answer| !answer.starts_with(b"-")), "{answers:?}");
     }
 }
@@ -261,6 +224,15 @@ impl Plain {
         );
     }
 
+    /// A registry that lies about the garbage that was collected, and what its Redis holds then.
+    fn start_stale() -> (Self, Dump) {
+        let mut plain = Self::start(standalone());
+        plain.collect_garbage();
+        plain.assert_stale();
+        let before = plain.dump();
+        (plain, before)
+    }
+
     fn status(&self, method: Method, path: &str) -> StatusCode {
         self.runtime.block_on(self.registry.client().send(method, path, &[], "")).unwrap().status()
     }
@@ -377,10 +349,7 @@ fn what_garbage_collection_prints_is_enough_to_be_clean() {
     if !is_installed() {
         return;
     }
-    let mut plain = Plain::start(standalone());
-    plain.collect_garbage();
-    plain.assert_stale();
-    let before = plain.dump();
+    let (plain, before) = Plain::start_stale();
     let ran = flush(&plain.url()).arg("--digests-from=-").input(plain.list(&[])).run();
     silent(ran.exits(0)).prints("Summary: evicted 5 key(s) and 0 set member(s)");
     assert_same(&plain.dump(), &plain.expect(&before, &[]));
@@ -392,10 +361,7 @@ fn lines_with_repositories_leave_no_trace_of_the_blobs_there() {
     if !is_installed() {
         return;
     }
-    let mut plain = Plain::start(standalone());
-    plain.collect_garbage();
-    plain.assert_stale();
-    let before = plain.dump();
+    let (plain, before) = Plain::start_stale();
     let list = plain.list(&REPOSITORIES);
     let dry = flush(&plain.url()).args(["--digests-from=-", "--dry-run"]).input(list.clone()).run();
     silent(dry.exits(0)).prints("Summary: would evict 9 key(s) and 4 set member(s)");
@@ -411,10 +377,7 @@ fn a_scan_finds_every_repository_of_the_blobs() {
     if !is_installed() {
         return;
     }
-    let mut plain = Plain::start(standalone());
-    plain.collect_garbage();
-    plain.assert_stale();
-    let before = plain.dump();
+    let (plain, before) = Plain::start_stale();
     assert!(before.contains_key(&(DATABASE, format!("repository::{MOUNTED}::blobs"))));
     let ran =
         flush(&plain.url()).args(["--digests-from=-", "--scan-repositories"]).input(plain.list(&[])).run();
@@ -435,8 +398,9 @@ fn all_of_the_cache_goes_and_nothing_of_others() {
     plain.runtime.block_on(push(&plain.registry.client(), "Team.io/web", "new", &["base"]));
     let before = plain.dump();
     let mut expected = before.clone();
-    let foreign: BTreeSet<_> = FOREIGN.iter().filter_map(|line| line.split(' ').nth(1)).collect();
-    expected.retain(|(database, key), _| *database != DATABASE || foreign.contains(key.as_str()));
+    let foreign: BTreeSet<_> =
+        foreign().filter_map(|line| line.split(' ').nth(1).map(str::to_owned)).collect();
+    expected.retain(|(database, key), _| *database != DATABASE || foreign.contains(key));
     assert!(before.len() > expected.len() + 20);
     let ran = flush(&plain.url()).arg("--all").run();
     silent(ran.exits(0)).prints(&format!("Summary: evicted {} key(s)", before.len() - expected.len()));
@@ -581,7 +545,7 @@ impl Shop {
         let line =
             format!("HSET blobs::{pruned} digest {pruned} size {size} mediatype application/octet-stream");
         let refill =
-            move || assert!(!send(&redis, DATABASE, std::slice::from_ref(&line))[0].starts_with(b"-"));
+            move || assert!(!redis.send_lines(DATABASE, std::slice::from_ref(&line))[0].starts_with(b"-"));
         let fault = Fault::new(Action::hook(refill)).method(Method::DELETE).path("^/admin/blobs/").times(1);
         self.cluster.sandbox().faults().add(fault);
     }
@@ -745,7 +709,7 @@ fn a_user_with_the_documented_rights_may_do_all_that_a_prune_needs() {
     let redis = Server::start(&[]);
     let shop = Shop::start(None);
     seed_foreign(&redis);
-    assert!(send(&redis, DATABASE, &seeds(&shop)).iter().all(|answer| !answer.starts_with(b"-")));
+    assert!(redis.send_lines(DATABASE, &seeds(&shop)).iter().all(|answer| !answer.starts_with(b"-")));
     assert_eq!(redis.text(&documented_user()), "+OK");
     let before = dump(&redis, 0..16);
     let url = format!("redis://cache@{}/{DATABASE}", redis.address());
@@ -762,25 +726,9 @@ fn a_user_with_the_documented_rights_may_do_all_that_a_prune_needs() {
     shop.assert_clean(&ran);
 }
 
-/// What the servers hold, where sets and hashes are in another order on each.
-fn contents(servers: &[Server]) -> Dump {
-    let mut all = Dump::new();
-    for server in servers {
-        for ((database, key), bytes) in dump(server, [0]) {
-            let kind = server.text(&format!("TYPE {key}"));
-            let bytes = match kind.as_str() {
-                "+hash" => {
-                    let fields = server.text(&format!("HGETALL {key}"));
-                    let fields: Vec<&str> = fields.lines().collect();
-                    let pairs: BTreeSet<String> = fields.chunks(2).map(|pair| pair.join("=")).collect();
-                    pairs.into_iter().collect::<Vec<_>>().join("\n").into_bytes()
-                }
-                _ => bytes,
-            };
-            all.insert((database, key), bytes);
-        }
-    }
-    all
+/// What a server holds that has copied its data, and keeps it in another order.
+fn contents(server: &Server) -> Dump {
+    redis_keys::contents(server).into_iter().map(|(key, bytes)| ((0, key), bytes)).collect()
 }
 
 #[test]
@@ -790,7 +738,7 @@ fn a_prune_makes_every_master_of_a_cluster_forget() {
     }
     let nodes = Server::start_cluster(3);
     let shop = Shop::start(None);
-    for line in seeds(&shop).into_iter().chain(FOREIGN.map(str::to_owned)) {
+    for line in seeds(&shop).into_iter().chain(foreign()) {
         let told = nodes.iter().filter(|node| !node.text(&line).starts_with('-')).count();
         assert_eq!(told, 1, "{line}");
     }
@@ -831,11 +779,15 @@ fn a_prune_follows_a_failover_of_the_sentinels_in_its_middle() {
     replica.wait_for("INFO replication", "master_link_status:up");
     let sentinel = master.start_sentinel("mymaster");
     let shop = Shop::start(None);
-    let lines: Vec<_> = seeds(&shop).into_iter().chain(FOREIGN.map(str::to_owned)).collect();
-    assert!(send(&master, 0, &lines).iter().all(|answer| !answer.starts_with(b"-")));
+    let lines: Vec<_> = seeds(&shop).into_iter().chain(foreign()).collect();
+    assert!(master.send_lines(0, &lines).iter().all(|answer| !answer.starts_with(b"-")));
     replica.wait_for("DBSIZE", &master.text("DBSIZE"));
-    let before = contents(std::slice::from_ref(&replica));
-    wait_for_replica(&sentinel);
+    let before = contents(&replica);
+    // It finds out soon that its master is down.
+    for setting in ["down-after-milliseconds 2500", "failover-timeout 3000"] {
+        assert_eq!(sentinel.text(&format!("SENTINEL SET mymaster {setting}")), "+OK");
+    }
+    sentinel.wait_for_replica("mymaster");
     // The master dies, and the Sentinel finds out by itself, later than a blob waits for Redis: the replicas have to be
     // asked whether they filled up from it meanwhile, which takes a user who may pull.
     let dying = Mutex::new(Some(master));
@@ -846,29 +798,8 @@ fn a_prune_follows_a_failover_of_the_sentinels_in_its_middle() {
     let ran = silent(shop.plugin_of("admin").args([url.as_str(), "--redis-password-file=pw"]).run().exits(0));
     assert_eq!(shop.cluster.sandbox().faults().hits(fault), 1, "{ran}");
     assert!(replica.text("ROLE").contains("master"), "{ran}");
-    assert_same(&contents(std::slice::from_ref(&replica)), &shop.gone(&ran).left_of(&before, 0));
+    assert_same(&contents(&replica), &shop.gone(&ran).left_of(&before, 0));
     shop.assert_clean(&ran);
-}
-
-/// Has the Sentinel find out soon that its master is down, and waits until it knows who could take over. It has no
-/// socket: it is asked over its port.
-fn wait_for_replica(sentinel: &Server) {
-    let port = sentinel.port().to_string();
-    let ask = |words: &str| {
-        let asked = Command::new("redis-cli").args(["-p", &port, "SENTINEL"]).args(words.split(' ')).output();
-        String::from_utf8(asked.unwrap().stdout).unwrap()
-    };
-    assert_eq!(ask("SET mymaster down-after-milliseconds 2500").trim(), "OK");
-    assert_eq!(ask("SET mymaster failover-timeout 3000").trim(), "OK");
-    let begin = Instant::now();
-    loop {
-        let answer = ask("REPLICAS mymaster");
-        if answer.contains("slave") && !answer.contains("disconnected") {
-            return;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(30), "{answer}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

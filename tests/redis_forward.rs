@@ -12,18 +12,17 @@
 #[path = "common/redis.rs"]
 mod redis_keys;
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use oc_prune_images::cache::redis::{
-    Access, Certificates, Dialer, Doomed, Event, Evicted, Layout, Problem, Redis, RedisAddress, RedisFailure,
-    SharedCache, Tell,
+    Access, Certificates, Dialer, Evicted, Layout, Problem, Redis, RedisFailure, SharedCache,
 };
 use oc_prune_images::cluster::{ApiError, Cluster, ConnectionOptions, Environment, Forward, install_crypto};
-use redis_keys::{assert_forgotten, digest, dump_all, is_installed, seed, seed_cluster};
+use redis_keys::{
+    SOON, access, assert_forgotten, digest, doomed, dump_all, is_installed, seed, seed_cluster, silent, soon,
+};
 use sandbox::api::{Rule, pruner_and};
 use sandbox::redis::{Server, free_port};
 use sandbox::tls::Authority;
@@ -32,9 +31,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-
-/// For what has to happen.
-const SOON: Duration = Duration::from_secs(20);
 
 const NAMESPACE: &str = "shop";
 
@@ -124,11 +120,6 @@ fn pod(name: &str, ip: &str, is_ready: bool) -> Value {
             "conditions": [{ "type": "Ready", "status": if is_ready { "True" } else { "False" } }],
         },
     })
-}
-
-/// Fails instead of waiting for ever.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, future).await.expect("it takes too long")
 }
 
 /// A server that sends back what it gets, and how often it was connected to.
@@ -310,28 +301,6 @@ async fn port_forwards_have_the_login_of_other_requests() {
     access.revoke_token("second");
     let error = fixture.with(directory.join("config")).await.forward(NAMESPACE, "redis-0", 6379).await;
     assert_eq!(error.unwrap_err(), ApiError::Unauthorized);
-}
-
-fn access(url: &str) -> Access {
-    Access {
-        address: RedisAddress::parse(url).unwrap(),
-        certificates: Certificates::default(),
-        patience: SOON,
-    }
-}
-
-fn silent() -> Tell {
-    Arc::new(|_: &Event| ())
-}
-
-/// A blob that both repositories had.
-fn doomed(n: usize) -> Doomed {
-    let mut doomed = Doomed::default();
-    doomed.blob(&digest(n));
-    for repository in ["shop/web", "shop/api"] {
-        doomed.link(repository, &digest(n));
-    }
-    doomed
 }
 
 async fn evict(access: Access, dialer: Dialer, n: usize) -> Result<(), RedisFailure> {

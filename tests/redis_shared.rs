@@ -13,48 +13,21 @@
 mod redis_keys;
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use oc_prune_images::cache::redis::{
-    Access, Certificates, Dialer, Doomed, Event, Layout, Problem, RedisAddress, SharedCache, Tell,
-};
+use oc_prune_images::cache::redis::{Access, Dialer, Doomed, Event, Layout, Problem, SharedCache, Tell};
 use redis_keys::{
-    assert_forgotten, contents, cutting_proxy, digest, dump_all, is_installed, seed, seed_cluster,
+    SOON, access, assert_forgotten, contents, cutting_proxy, digest, doomed, dump_all, is_installed, seed,
+    seed_cluster, silent, soon,
 };
 use sandbox::redis::Server;
 use secrecy::SecretString;
 
-/// For what has to happen.
-const SOON: Duration = Duration::from_secs(20);
-
-fn access(url: &str) -> Access {
-    Access {
-        address: RedisAddress::parse(url).unwrap(),
-        certificates: Certificates::default(),
-        patience: SOON,
-    }
-}
-
-fn silent() -> Tell {
-    Arc::new(|_: &Event| ())
-}
-
 async fn connect(url: &str) -> SharedCache {
     SharedCache::connect(access(url), Dialer::direct(), Layout::default(), silent()).await.unwrap()
-}
-
-/// A blob that both repositories had.
-fn doomed(n: usize) -> Doomed {
-    let mut doomed = Doomed::default();
-    doomed.blob(&digest(n));
-    for repository in ["shop/web", "shop/api"] {
-        doomed.link(repository, &digest(n));
-    }
-    doomed
 }
 
 fn digests(blobs: impl IntoIterator<Item = usize>) -> Vec<String> {
@@ -71,11 +44,6 @@ async fn work(cache: &SharedCache, blobs: std::ops::Range<usize>, workers: usize
         }
     }))
     .await;
-}
-
-/// Fails instead of waiting for ever.
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, future).await.expect("it takes too long")
 }
 
 /// Waits until everything is confirmed; nothing but time tells.
@@ -326,37 +294,18 @@ async fn a_failover_of_the_sentinels_is_followed() {
     new.wait_for("INFO replication", "master_link_status:up");
     let before = contents(&old);
     let sentinel = old.start_sentinel("mymaster");
-    for setting in [["down-after-milliseconds", "500"], ["failover-timeout", "3000"]] {
-        assert_eq!(ask_sentinel(&sentinel, &["SET", "mymaster", setting[0], setting[1]]).trim(), "OK");
+    for setting in ["down-after-milliseconds 500", "failover-timeout 3000"] {
+        assert_eq!(sentinel.text(&format!("SENTINEL SET mymaster {setting}")), "+OK");
     }
     let cache = connect(&format!("redis-sentinel://127.0.0.1:{}/mymaster", sentinel.port())).await;
     work(&cache, 0..3, 2).await;
-    sentinel_knows_replica(&sentinel);
+    sentinel.wait_for_replica("mymaster");
     new.wait_for("DBSIZE", &old.text("DBSIZE"));
     // It dies, and the Sentinel finds out by itself.
     drop(old);
     work(&cache, 3..6, 2).await;
     assert!(new.text("ROLE").contains("master"));
     assert_forgotten(&before, &contents(&new), &digests(0..6));
-}
-
-/// A Sentinel has no socket: it is asked over its port.
-fn ask_sentinel(sentinel: &Server, question: &[&str]) -> String {
-    let port = sentinel.port().to_string();
-    let asked = Command::new("redis-cli").args(["-p", &port, "SENTINEL"]).args(question).output().unwrap();
-    String::from_utf8_lossy(&asked.stdout).into_owned()
-}
-
-fn sentinel_knows_replica(sentinel: &Server) {
-    let begin = Instant::now();
-    loop {
-        let answer = ask_sentinel(sentinel, &["REPLICAS", "mymaster"]);
-        if answer.contains("slave") && !answer.contains("disconnected") {
-            return;
-        }
-        assert!(begin.elapsed() < SOON, "{answer}");
-        std::thread::yield_now();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,53 @@
-//! What a registry keeps in Redis, for tests with real servers, and what has to be left of it.
+//! What a registry keeps in Redis, for tests with real servers; how they get at it, and what has to be left of it.
 
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
     reason = "helpers of tests: whatever is wrong here fails the test"
 )]
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
 
+use oc_prune_images::cache::redis::{Access, Certificates, Doomed, Event, RedisAddress, Tell};
 use sandbox::redis::Server;
+
+/// For what has to happen.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Fails instead of waiting for ever.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.expect("it takes too long")
+}
+
+pub(crate) fn access(url: &str) -> Access {
+    Access {
+        address: RedisAddress::parse(url).unwrap(),
+        certificates: Certificates::default(),
+        patience: SOON,
+    }
+}
+
+pub(crate) fn silent() -> Tell {
+    Arc::new(|_: &Event| ())
+}
+
+/// A blob that both repositories had.
+pub(crate) fn doomed(n: usize) -> Doomed {
+    let mut doomed = Doomed::default();
+    doomed.blob(&digest(n));
+    for repository in ["shop/web", "shop/api"] {
+        doomed.link(repository, &digest(n));
+    }
+    doomed
+}
 
 pub(crate) fn is_installed() -> bool {
     let found = Server::installed();

@@ -99,15 +99,17 @@ impl Server {
     /// Starts a Sentinel that knows this server as the master `name`.
     #[must_use]
     pub fn start_sentinel(&self, name: &str) -> Self {
+        let directory = temporary();
         let mut text = vec![
             "bind 127.0.0.1".to_owned(),
             "protected-mode no".to_owned(),
+            format!("unixsocket {}", directory.path().join("redis.sock").display()),
             format!("sentinel monitor {name} 127.0.0.1 {} 1", self.port),
         ];
         if let Some(password) = &self.password {
             text.push(format!("sentinel auth-pass {name} {password}"));
         }
-        Self::spawn(temporary(), &text, "port", &["--sentinel"])
+        Self::spawn(directory, &text, "port", &["--sentinel"])
     }
 
     /// Starts the masters of a cluster, which share all slots and have no replicas.
@@ -258,8 +260,7 @@ impl Server {
     /// Sends one command, its words separated by spaces, and returns the payload of the answer.
     #[must_use]
     pub fn run(&self, line: &str) -> Vec<u8> {
-        let words = line.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-        self.send(&[words]).pop().unwrap_or_default()
+        self.send(&[words(line)]).pop().unwrap_or_default()
     }
 
     /// As [`run`](Self::run), as text.
@@ -268,21 +269,43 @@ impl Server {
         String::from_utf8_lossy(&self.run(line)).into_owned()
     }
 
-    /// Every key of database 0 with its bytes: sets as their members, sorted, in lines, since a Redis keeps them in a
-    /// changing order, and all else as `DUMP` has it.
+    /// Sends commands to one database, the words of each separated by spaces; the answers as [`send`](Self::send) has
+    /// them.
+    #[must_use]
+    pub fn send_lines(&self, database: usize, lines: &[String]) -> Vec<Vec<u8>> {
+        let select = format!("SELECT {database}");
+        let all = std::iter::once(select.as_str()).chain(lines.iter().map(String::as_str));
+        let mut answers = self.send(&all.map(words).collect::<Vec<_>>());
+        assert_eq!(answers.remove(0), b"+OK", "{select}");
+        answers
+    }
+
+    /// Every key of database 0 with its bytes: see [`dump_of`](Self::dump_of).
     #[must_use]
     pub fn dump(&self) -> BTreeMap<String, Vec<u8>> {
-        let bytes = |key: &str| {
-            if self.text(&format!("TYPE {key}")) == "+set" {
-                let members = self.text(&format!("SMEMBERS {key}"));
-                let mut members: Vec<_> = members.lines().collect();
-                members.sort_unstable();
-                return members.join("\n").into_bytes();
-            }
-            self.run(&format!("DUMP {key}"))
+        self.dump_of(0)
+    }
+
+    /// Every key of a database with its bytes: sets as their members, sorted, in lines, since a Redis keeps them in a
+    /// changing order, and all else as `DUMP` has it.
+    #[must_use]
+    pub fn dump_of(&self, database: usize) -> BTreeMap<String, Vec<u8>> {
+        let ask = |lines: &[String]| self.send_lines(database, lines);
+        let keys = ask(&["KEYS *".to_owned()]).concat();
+        let keys: Vec<_> = String::from_utf8_lossy(&keys).lines().map(str::to_owned).collect();
+        let types = ask(&keys.iter().map(|key| format!("TYPE {key}")).collect::<Vec<_>>());
+        let is_set: Vec<_> = types.iter().map(|kind| kind == b"+set").collect();
+        let question = |(key, is_set): (&String, &bool)| {
+            if *is_set { format!("SMEMBERS {key}") } else { format!("DUMP {key}") }
         };
-        let keys = self.text("KEYS *");
-        keys.lines().filter(|key| !key.is_empty()).map(|key| (key.to_owned(), bytes(key))).collect()
+        let mut values = ask(&keys.iter().zip(&is_set).map(question).collect::<Vec<_>>());
+        for (value, _) in values.iter_mut().zip(&is_set).filter(|(_, is_set)| **is_set) {
+            let members = String::from_utf8_lossy(value).into_owned();
+            let mut members: Vec<_> = members.lines().collect();
+            members.sort_unstable();
+            *value = members.join("\n").into_bytes();
+        }
+        keys.into_iter().zip(values).collect()
     }
 
     /// The names of all keys of database 0.
@@ -299,13 +322,27 @@ impl Server {
     /// # Panics
     /// If that takes longer than 30 seconds.
     pub fn wait_for(&self, question: &str, text: &str) {
+        self.wait_until(question, text, |answer| answer.contains(text));
+    }
+
+    /// Waits until this Sentinel knows a replica that can take over from the master `name`.
+    ///
+    /// # Panics
+    /// If that takes longer than 30 seconds.
+    pub fn wait_for_replica(&self, name: &str) {
+        self.wait_until(&format!("SENTINEL REPLICAS {name}"), "replica", |answer| {
+            answer.contains("slave") && !answer.contains("disconnected")
+        });
+    }
+
+    fn wait_until(&self, question: &str, wanted: &str, is_met: impl Fn(&str) -> bool) {
         let begin = Instant::now();
         loop {
             let answer = self.text(question);
-            if answer.contains(text) {
+            if is_met(&answer) {
                 return;
             }
-            assert!(begin.elapsed() < LIMIT, "{question}: no {text} in\n{answer}");
+            assert!(begin.elapsed() < LIMIT, "{question}: no {wanted} in\n{answer}");
             std::thread::yield_now();
         }
     }
@@ -315,6 +352,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn words(line: &str) -> Vec<Vec<u8>> {
+    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
 }
 
 fn temporary() -> TempDir {
