@@ -149,7 +149,7 @@ fn address(url: &str) -> Result<RedisAddress, Failure> {
                 "a cluster is redis-cluster://HOST,HOST; Sentinels are redis-sentinel://HOST,HOST/MASTER",
             ),
             AddressError::Setting(_) => failure.hint("settings are ?protocol=resp3 and ?db=N; a user stands before the host, a password is given in --redis-password-file=FILE"),
-            AddressError::Encoding => failure.hint("write a % in a user as %25, and give the password in --redis-password-file=FILE"),
+            AddressError::Encoding | AddressError::Ambiguous => failure.hint("write a % in a user as %25, and give the password in --redis-password-file=FILE"),
             _ => failure.hint("the form is redis://[USER@]HOST[:PORT][/DATABASE]"),
         }
     })

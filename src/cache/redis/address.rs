@@ -41,6 +41,9 @@ pub enum AddressError {
     /// The part after the `?`.
     #[error("unknown setting \"{}\" after the ?", brief(.0))]
     Setting(String),
+    /// A `?` before an `@`: a part of the password, or of a setting. Either way what follows may be a password.
+    #[error("a ? stands before an @: in a user or a password it is written %3F, and no setting holds an @")]
+    Ambiguous,
     /// User or password are not percent-encoded text.
     #[error("the user or the password is not percent-encoded UTF-8")]
     Encoding,
@@ -104,6 +107,9 @@ impl RedisAddress {
     pub fn parse(url: &str) -> Result<Self, AddressError> {
         let (scheme, rest) = url.split_once("://").ok_or(AddressError::Scheme)?;
         let (rest, settings) = rest.split_once('?').unwrap_or((rest, ""));
+        if settings.contains('@') {
+            return Err(AddressError::Ambiguous);
+        }
         let (kind, tls) = match scheme {
             "redis" => (Kind::Single, false),
             "rediss" => (Kind::Single, true),
@@ -196,8 +202,7 @@ impl fmt::Display for RedisAddress {
         let Self { topology, tls: _, database, user, password: _, protocol } = self;
         write!(f, "{}://", self.scheme())?;
         if let Some(user) = user {
-            let user: String = url::form_urlencoded::byte_serialize(user.as_bytes()).collect();
-            write!(f, "{}@", user.replace('+', "%20"))?;
+            write!(f, "{}@", encoded(user))?;
         }
         let list = |hosts: &[(String, u16)]| {
             hosts.iter().map(|(host, port)| host_text(host, *port)).collect::<Vec<_>>().join(",")
@@ -206,7 +211,9 @@ impl fmt::Display for RedisAddress {
             Topology::Single { host, port } => f.write_str(&host_text(host, *port))?,
             Topology::Unix(path) => write!(f, "{}", path.display())?,
             Topology::Cluster(nodes) => f.write_str(&list(nodes))?,
-            Topology::Sentinel { sentinels, master } => write!(f, "{}/{master}", list(sentinels))?,
+            Topology::Sentinel { sentinels, master } => {
+                write!(f, "{}/{}", list(sentinels), encoded(master))?;
+            }
         }
         let mut separator = '?';
         match topology {
@@ -245,6 +252,12 @@ fn login_of(login: &str) -> Result<(Option<String>, Option<SecretString>), Addre
     let user = Some(decoded(user)?).filter(|user| !user.is_empty());
     let password = password.filter(|password| !password.is_empty()).map(decoded).transpose()?;
     Ok((user, password.map(SecretString::from)))
+}
+
+/// What [`decoded`] makes this text of.
+fn encoded(text: &str) -> String {
+    let text: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    text.replace('+', "%20")
 }
 
 fn decoded(text: &str) -> Result<String, AddressError> {
@@ -371,6 +384,7 @@ mod tests {
             ("unix://u:geheim@/run/r.sock?db=3&protocol=resp3", "unix://u@/run/r.sock?db=3&protocol=resp3"),
             ("redis-cluster://a,b:7,[::1]", "redis-cluster://a:6379,b:7,[::1]:6379"),
             ("rediss-sentinel://:geheim@a,b:7/mymaster/1", "rediss-sentinel://a:26379,b:7/mymaster/1"),
+            ("redis-sentinel://h/my%2Fma%25ster/1", "redis-sentinel://h:26379/my%2Fma%25ster/1"),
             ("redis://h?protocol=3", "redis://h:6379?protocol=resp3"),
         ] {
             let address = parse(url);
@@ -404,6 +418,9 @@ mod tests {
             ("redis-sentinel://h", AddressError::NoMaster),
             ("redis://h?password=geheim", AddressError::Setting("password".into())),
             ("redis://:ge%zzheim@h", AddressError::Encoding),
+            ("redis://:x?geheim@h:6379/0", AddressError::Ambiguous),
+            ("redis://:x?db=geheim@h", AddressError::Ambiguous),
+            ("redis://h?password=x@geheim", AddressError::Ambiguous),
         ] {
             let found = RedisAddress::parse(url).unwrap_err();
             assert_eq!(found, error, "{url}");

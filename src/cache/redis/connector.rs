@@ -167,7 +167,7 @@ impl Connector {
             }
             answer => answer,
         };
-        let answer = answer.map_err(|error| RedisFailure::of(&step, &error))?;
+        let answer = answer.map_err(|error| self.failure(&step, &error))?;
         let address: Option<(String, u16)> = redis::from_redis_value(answer).map_err(|error| {
             RedisFailure::new(Problem::NotRedis, step, crate::text::brief(&error.to_string()))
         })?;
@@ -191,7 +191,6 @@ impl Connector {
     async fn log_in(&self, node: &Node, purpose: Purpose) -> Result<MultiplexedConnection, RedisFailure> {
         let address = &self.access.address;
         let step = format!("connect to {node}");
-        let failed = |error: &RedisError| RedisFailure::of(&step, error);
         let with_password = address.password.is_some() && purpose == Purpose::Data;
         let plain = RedisConnectionInfo::default().set_skip_set_lib_name();
         let connection = self.open(node, plain.clone(), &step).await?;
@@ -203,7 +202,7 @@ impl Connector {
             return Ok(connection);
         }
         // Says LOADING, NOAUTH and MOVED's kin before anything depends on it; what an ACL says about PING does not count.
-        match session.send(&redis::cmd("PING")).await.map_err(|error| failed(&error)) {
+        match session.send(&redis::cmd("PING")).await.map_err(|error| self.failure(&step, &error)) {
             Err(failure) if failure.problem != Problem::NotAllowed => return Err(failure),
             _ => {}
         }
@@ -218,25 +217,34 @@ impl Connector {
         if address.database != 0 {
             let select = session.send(redis::cmd("SELECT").arg(address.database)).await;
             select.map_err(|error| {
-                RedisFailure::of(format!("use database {} of {node}", address.database), &error)
+                self.failure(format!("use database {} of {node}", address.database), &error)
             })?;
         }
         Ok(connection)
+    }
+
+    /// What it means that something has failed here. A server that does not know a command may repeat its arguments,
+    /// the password among them.
+    fn failure(&self, step: impl Into<String>, error: &RedisError) -> RedisFailure {
+        let failure = RedisFailure::of(step, error);
+        match &self.access.address.password {
+            Some(password) => failure.without(password.expose_secret()),
+            None => failure,
+        }
     }
 
     async fn authenticate(&self, connection: &Connection, step: &str) -> Result<(), RedisFailure> {
         let Some(password) = &self.access.address.password else {
             return Err(RedisFailure::new(Problem::NoPassword, step, "a password is wanted (NOAUTH)"));
         };
-        let password = password.expose_secret();
         let mut auth = redis::cmd("AUTH");
         if let Some(user) = &self.access.address.user {
             auth.arg(user);
         }
-        auth.arg(password);
+        auth.arg(password.expose_secret());
         match connection.send(&auth).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(RedisFailure::of(step, &error).without(password)),
+            Err(error) => Err(self.failure(step, &error)),
         }
     }
 
@@ -247,7 +255,7 @@ impl Connector {
         step: &str,
     ) -> Result<MultiplexedConnection, RedisFailure> {
         let access = &self.access;
-        let failed = |error: RedisError| RedisFailure::of(step, &error);
+        let failed = |error: RedisError| self.failure(step, &error);
         let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(connect_timeout(access)))
             .set_response_timeout(Some(answer_timeout(access)));
@@ -302,7 +310,7 @@ impl Connector {
                 builder = builder.username(user);
             }
         }
-        let failed = |error: RedisError| RedisFailure::of(format!("connect to {address}"), &error);
+        let failed = |error: RedisError| self.failure(format!("connect to {address}"), &error);
         builder.build().map_err(failed)?.get_async_connection().await.map_err(failed)
     }
 
@@ -346,7 +354,7 @@ impl Connector {
         let answer = connection
             .send(redis::cmd("CLUSTER").arg("SLOTS"))
             .await
-            .map_err(|error| RedisFailure::of(&step, &error))?;
+            .map_err(|error| self.failure(&step, &error))?;
         let Value::Array(ranges) = answer else {
             return Err(RedisFailure::new(Problem::NotRedis, step, "the answer is no list"));
         };
@@ -456,6 +464,40 @@ mod tests {
             }
         });
         (port, task)
+    }
+
+    /// A server that does not know HELLO, and says so as Redis does: with what was sent.
+    #[tokio::test]
+    async fn a_password_that_is_repeated_while_the_protocol_is_agreed_upon_is_hidden() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut question = [0; 1024];
+                    while let Ok(length @ 1..) = stream.read(&mut question).await {
+                        let is_hello = question[..length].windows(5).any(|word| word == b"HELLO");
+                        let answer = if is_hello {
+                            "-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'geheim'\r\n"
+                        } else {
+                            "+OK\r\n"
+                        };
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        let url = format!("redis://:geheim@127.0.0.1:{port}?protocol=resp3");
+        let access = Access {
+            address: RedisAddress::parse(&url).unwrap(),
+            certificates: Certificates::default(),
+            patience: Duration::from_secs(10),
+        };
+        let known = Mutex::default();
+        let connector = Connector { access, dialer: Dialer::direct(), tell: Arc::new(|_| ()), known };
+        let Err(failure) = connector.establish().await else { panic!() };
+        let shown = format!("{failure} {failure:?}");
+        assert!(!shown.contains("geheim") && shown.contains("***"), "{shown}");
     }
 
     #[tokio::test]
