@@ -13,7 +13,7 @@ use crate::cache::commands::status::{self, StatusOptions};
 use crate::cache::commands::switch::{self, SwitchOptions};
 use crate::cache::detect::Place;
 use crate::cache::redis::Whereabouts;
-use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
+use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep, ReplicaStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
 use crate::cluster::{self, ApiError, ApiRequest, Cluster, Environment};
 use crate::error::{Exit, Failure};
@@ -508,7 +508,8 @@ async fn prune(
             }
             executed.outcome.broken = execute::broken_images(registry, &meanwhile).await;
             ui.before_abort(None);
-            if cache.may_lie() {
+            let is_left = cache.needed && cache.plan.replicas == ReplicaStep::Leave;
+            if cache.may_lie() || is_left {
                 cache.repeat = Some(repeat);
             } else if let Some(kept) = kept {
                 kept.remove();

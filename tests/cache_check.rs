@@ -27,10 +27,15 @@ fn site(redis: Option<&Server>) -> Site {
 
 /// A subcommand of `cache` with this document, as this user.
 fn cache(site: &Site, user: &str, document: &str, args: &[&str]) -> Ran {
-    let plugin = Plugin::new().file("result.json", document);
+    cache_with(site, user, document, &[args, &["--from=input"]].concat())
+}
+
+/// [`cache`] with arguments that name the input, which is in a file `input`.
+fn cache_with(site: &Site, user: &str, input: &str, args: &[&str]) -> Ran {
+    let plugin = Plugin::new().file("input", input);
     let kubeconfig = site.cluster.kubeconfig(plugin.home(), user);
     let plugin = plugin.file("ca.crt", site.cluster.sandbox().ca_pem());
-    let plugin = plugin.arg("cache").args(args).arg("--from=result.json").arg("--kubeconfig").arg(kubeconfig);
+    let plugin = plugin.arg("cache").args(args).arg("--kubeconfig").arg(kubeconfig);
     plugin.arg("--certificate-authority=ca.crt").run()
 }
 
@@ -95,7 +100,28 @@ fn replicas_that_are_clean_are_told_nothing() {
     // Without the right to ask nothing is called clean.
     let ran = cache(&site, "pruner", &document, &["flush"]).exits(4);
     assert_eq!(deletions(&site), before, "{ran}");
+    // Nor where nobody knows what to ask.
+    let alone = site.layers.iter().map(|layer| format!("{}\n", layer.digest)).collect::<String>();
+    let unasked = cache_with(&site, CHECKER, &alone, &["flush", "--digests-from=input"]).exits(4);
+    assert_eq!(deletions(&site), before, "{unasked}");
+    let _ = unasked.says("hint: a blob is asked for in a repository that had it");
     let _ = ran.says("or restart the replicas: oc rollout restart deployment/image-registry");
+}
+
+/// What a prune leaves stale on purpose can be mended later: what it deleted is kept, and the command says where.
+#[test]
+fn what_was_left_stale_on_purpose_is_mended_by_the_command_that_is_told() {
+    let site = site(None);
+    let home = tempfile::tempdir().unwrap();
+    let plugin = site.plugin(CHECKER, &["--confirm", "--registry-cache=none"]);
+    let pruned = plugin.env("XDG_STATE_HOME", home.path()).run().exits(0);
+    let place = home.path().join("oc-prune-images").join("result-");
+    let (_, file) = pruned.stderr.split_once(&format!("--from={}", place.display())).unwrap();
+    let end = file.find(".json").unwrap();
+    let document = std::fs::read_to_string(format!("{}{}.json", place.display(), &file[..end])).unwrap();
+    let _ = cache(&site, CHECKER, &document, &["check"]).exits(4);
+    let ran = cache(&site, CHECKER, &document, &["flush"]).exits(0);
+    is_clean(&site, None, &ran);
 }
 
 /// A replica that knows a blob from one repository says 404 in every other one.

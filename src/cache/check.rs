@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::replicas::Replica;
+use super::replicas::{Evictor, Replica};
 use crate::registry::{Evidence, Freshness};
 
 /// How many blobs `--check=sample` asks for.
@@ -134,13 +134,24 @@ impl CheckOutcome {
     /// Whether every replica was asked every question, each got an answer, and none was stale.
     #[must_use]
     pub fn proves(&self) -> bool {
-        self.blobs > 0
-            && self.blobs == self.deleted
-            && self.unreachable == 0
-            && self.replicas > 0
-            && self.stale.is_empty()
-            && self.not_allowed == 0
-            && self.unknown == 0
+        self.blobs > 0 && self.blobs == self.deleted && self.replicas > 0 && self.is_clean()
+    }
+
+    /// Whether every replica answered what was asked, whatever was not, and none was stale.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.unreachable == 0 && self.stale.is_empty() && self.not_allowed == 0 && self.unknown == 0
+    }
+
+    /// Adds what was stale in answers before these.
+    pub(super) fn and_stale(mut self, before: Vec<Stale>) -> Self {
+        let question =
+            |stale: &Stale| (stale.replica.clone(), stale.repository.clone(), stale.digest.clone());
+        let known: BTreeSet<_> = before.iter().map(question).collect();
+        self.stale.retain(|stale| !known.contains(&question(stale)));
+        self.stale.extend(before);
+        self.stale.sort();
+        self
     }
 
     fn add(&mut self, replica: &str, question: &Question, freshness: Freshness, told: bool) {
@@ -221,16 +232,22 @@ pub(super) enum Mend {
 
 /// Asks every replica every question.
 ///
-/// `deleted` is how many blobs there would be to ask for.
+/// `deleted` is how many questions there would be to ask.
 pub(super) async fn ask(
-    replicas: &[Replica],
+    evictor: &Evictor,
     questions: &[Question],
     deleted: usize,
     mend: Mend,
 ) -> CheckOutcome {
+    let replicas = evictor.replicas();
     let asked = replicas.iter().map(|replica| ask_one(replica, questions, mend));
-    let mut outcome =
-        CheckOutcome { replicas: replicas.len(), blobs: questions.len(), deleted, ..CheckOutcome::default() };
+    let mut outcome = CheckOutcome {
+        replicas: replicas.len(),
+        unreachable: evictor.unreachable().len(),
+        blobs: questions.len(),
+        deleted,
+        ..CheckOutcome::default()
+    };
     for (replica, answers) in replicas.iter().zip(futures::future::join_all(asked).await) {
         for (question, freshness) in answers {
             outcome.add(replica.name(), question, freshness, mend == Mend::Yes);
@@ -286,6 +303,34 @@ mod tests {
         let different: BTreeSet<_> = sample.iter().collect();
         assert_eq!((sample.len(), different.len()), (SAMPLE, SAMPLE));
         assert_ne!(sample, questions(SAMPLE));
+    }
+
+    #[test]
+    fn what_was_stale_before_stays_so_once() {
+        let stale = |digest: &str, cache| Stale {
+            replica: "r".into(),
+            repository: "a/b".into(),
+            digest: digest.into(),
+            cache,
+        };
+        let again = CheckOutcome {
+            replicas: 1,
+            blobs: 2,
+            deleted: 2,
+            stale: vec![
+                stale("x", StaleCache::DigestCacheOrRedis),
+                stale("z", StaleCache::DigestCacheOrRedis),
+            ],
+            ..CheckOutcome::default()
+        };
+        let both = again.and_stale(vec![stale("y", StaleCache::Redis), stale("x", StaleCache::Redis)]);
+        let found: Vec<_> = both.stale.iter().map(|stale| (stale.digest.as_str(), stale.cache)).collect();
+        assert_eq!(
+            found,
+            [("x", StaleCache::Redis), ("y", StaleCache::Redis), ("z", StaleCache::DigestCacheOrRedis)]
+        );
+        let clean = CheckOutcome { replicas: 1, blobs: 1, deleted: 1, ..CheckOutcome::default() };
+        assert!(!clean.and_stale(vec![stale("x", StaleCache::Redis)]).proves());
     }
 
     #[test]

@@ -322,6 +322,11 @@ fn redis_trouble(redis: &SharedRedis) -> String {
     }
 }
 
+/// What a wait leaves open where the configuration cannot be read.
+pub(super) fn unknown_ttl(why: &str) -> String {
+    format!("how long a replica remembers is not known: {why}")
+}
+
 /// What stays stale after everything that is done.
 fn left(situation: &Situation, redis_is_evicted: bool, replicas: ReplicaStep) -> Vec<String> {
     let Situation { memory, redis, .. } = situation;
@@ -344,7 +349,7 @@ fn left(situation: &Situation, redis_is_evicted: bool, replicas: ReplicaStep) ->
             left.push(format!("each replica names the deleted blobs for up to {}", time_text(*ttl)));
         }
         (ReplicaStep::Wait, Memory::MayBeOn { why, .. }) => {
-            left.push(format!("how long a replica remembers is not known: {why}"));
+            left.push(unknown_ttl(why));
         }
         _ => {}
     }

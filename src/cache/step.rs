@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::check::{self, Extent, Mend, Question};
-use super::choose::{Choice, Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy, choose};
+use super::choose::{
+    Choice, Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy, choose, unknown_ttl,
+};
 use super::commands::switch::{Consent, SwitchOptions, Turn, switch_with};
 use super::detect::{
     CacheConfig, DescriptorCache, DigestCache, Discovery, Place, Pod, Reading, Source, discover,
@@ -244,8 +246,15 @@ impl CacheStep {
         tell: &Tell,
         stop: watch::Receiver<Option<Signal>>,
     ) -> CacheOutcome {
-        let mut finishing =
-            Finishing { outcome: CacheOutcome::of(&self.choice), step: self, cluster, meanwhile, tell, stop };
+        let mut finishing = Finishing {
+            outcome: CacheOutcome::of(&self.choice),
+            step: self,
+            cluster,
+            meanwhile,
+            tell,
+            stop,
+            is_stale_elsewhere: false,
+        };
         let (blobs, links) = {
             let gone = self.gone();
             (gone.blobs.len(), gone.links)
@@ -294,6 +303,9 @@ struct Finishing<'a> {
     tell: &'a Tell,
     stop: watch::Receiver<Option<Signal>>,
     outcome: CacheOutcome,
+    /// Whether a replica may be stale in a repository that had nothing to do with the prune: of those the check asks
+    /// nothing, so it proves nothing about them.
+    is_stale_elsewhere: bool,
 }
 
 impl Finishing<'_> {
@@ -414,7 +426,9 @@ impl Finishing<'_> {
         let asked = futures::future::join_all(asked).await;
         let mut stale: BTreeMap<String, BTreeSet<String>> =
             asked.into_iter().filter(|(_, digests)| !digests.is_empty()).collect();
-        for (replica, digest) in self.elsewhere(evictor).await {
+        let elsewhere = self.elsewhere(evictor).await;
+        self.is_stale_elsewhere = !elsewhere.is_empty();
+        for (replica, digest) in elsewhere {
             stale.entry(replica).or_default().insert(digest);
         }
         if let Err(why) = listed {
@@ -590,22 +604,20 @@ impl Finishing<'_> {
                 self.progress(format!("waiting {} more", time_text(left)));
             }
         }
+        // The wait was as long as a registry remembers that nobody has configured otherwise.
+        if let Memory::MayBeOn { why, .. } = &self.step.memory {
+            let open = unknown_ttl(why);
+            if !self.outcome.plan.left.contains(&open) {
+                self.outcome.plan.left.push(open);
+            }
+        }
         self.outcome.failure = None;
         true
     }
 
-    /// The check has found a stale replica and told it: Redis once more, and all are asked again.
-    async fn after_check(&mut self, questions: &[Question]) -> bool {
-        self.redis().await;
-        let settled = self.settle_for_good().await;
-        let Some(evictor) = &self.step.evictor else { return settled };
-        let again = check::ask(&evictor.replicas(), questions, questions.len(), Mend::No).await;
-        settled && again.stale.is_empty()
-    }
-
     /// Asks the replicas; whether they are clean as far as anybody can tell. `done` says whether the step before has
     /// done all that it had to.
-    async fn check(&mut self, current: ReplicaStep, done: bool) -> bool {
+    async fn check(&mut self, current: ReplicaStep, mut done: bool) -> bool {
         let extent = self.step.options.check;
         let mut random = fastrand::Rng::new();
         let (questions, deleted) = self.step.questions();
@@ -614,16 +626,19 @@ impl Finishing<'_> {
         if current != ReplicaStep::Evict && evictor.refresh().await.is_err() {
             return done;
         }
-        let replicas = evictor.replicas();
-        if replicas.is_empty() {
+        if evictor.replicas().is_empty() {
             return done;
         }
         // Only eviction has the leave to delete, and only where a replica has just said that its data is missing.
         let mend = if current == ReplicaStep::Evict { Mend::Yes } else { Mend::No };
         let told = evictor.told();
-        let mut asked = check::ask(&replicas, &questions, deleted, mend).await;
-        asked.unreachable = evictor.unreachable().len();
-        let done = if evictor.told() == told { done } else { done && self.after_check(&questions).await };
+        let mut asked = check::ask(evictor, &questions, deleted, mend).await;
+        if evictor.told() != told {
+            // Telling a replica may have removed what an upload had just brought back, and others believe in that.
+            self.redis().await;
+            done &= self.settle_for_good().await;
+            asked = check::ask(evictor, &questions, deleted, Mend::No).await.and_stale(asked.stale);
+        }
         let is_stale = !asked.stale.is_empty();
         let proves = asked.proves();
         if is_stale {
@@ -633,7 +648,7 @@ impl Finishing<'_> {
             }
         }
         self.outcome.check = Some(asked);
-        !is_stale && (done || proves)
+        !is_stale && (done || proves && !self.is_stale_elsewhere)
     }
 }
 

@@ -45,7 +45,7 @@ pub struct CacheCheck {
     pub kind: &'static str,
     /// The URL of the API server.
     pub server: String,
-    /// `clean`, `stale`, or `unproven`: not every question got an answer.
+    /// `clean`, `stale`, or `unproven`: not every question that was chosen got an answer.
     pub verdict: &'static str,
     /// Deleted blobs of which no repository is known: they cannot be asked for.
     pub without_repository: usize,
@@ -55,6 +55,13 @@ pub struct CacheCheck {
     /// The answers.
     pub check: CheckOutcome,
 }
+
+/// What helps where the replicas may not be asked.
+pub(super) const MAY_ASK: &str = "asking takes the right to get imagestreams/layers: oc adm policy add-cluster-role-to-user registry-viewer <user>";
+
+/// What helps where nobody knows what to ask.
+pub(super) const GIVE_REPOSITORIES: &str =
+    "a blob is asked for in a repository that had it: give lines of the form NAMESPACE/NAME@sha256:HEX";
 
 /// Asks, and returns what was answered.
 ///
@@ -69,23 +76,22 @@ pub async fn check(options: &CheckOptions, ui: &Arc<Ui>) -> Result<CacheCheck, F
     let chosen = check::select(options.extent, questions, &mut fastrand::Rng::new());
     let unreachable: BTreeMap<String, String> =
         evictor.unreachable().into_iter().map(|(pod, why)| (pod.name, why)).collect();
-    let answers = check::ask(&evictor.replicas(), &chosen, deleted, Mend::No).await;
+    let answers = check::ask(&evictor, &chosen, deleted, Mend::No).await;
     Ok(CacheCheck {
         api_version: API_VERSION,
         kind: "CacheCheck",
         server: session.cluster.server().to_owned(),
-        verdict: verdict(&answers, deleted, without_repository == 0 && unreachable.is_empty()),
+        verdict: verdict(&answers, without_repository),
         without_repository,
         unreachable,
         check: answers,
     })
 }
 
-fn verdict(answers: &CheckOutcome, deleted: usize, all_asked: bool) -> &'static str {
-    let answered = answers.not_allowed == 0 && answers.unknown == 0;
+fn verdict(answers: &CheckOutcome, without_repository: usize) -> &'static str {
     if !answers.stale.is_empty() {
         "stale"
-    } else if deleted == 0 || all_asked && answered {
+    } else if answers.deleted == 0 || without_repository == 0 && answers.is_clean() {
         "clean"
     } else {
         "unproven"
@@ -132,11 +138,9 @@ pub fn conclusion(options: &CheckOptions, found: &CacheCheck) -> Option<Failure>
             let failure =
                 Failure::nothing_changed("check the caches: not every replica answered every question");
             Some(if found.check.not_allowed > 0 {
-                failure.hint(
-                    "asking takes the right to get imagestreams/layers: oc adm policy add-cluster-role-to-user registry-viewer <user>",
-                )
+                failure.hint(MAY_ASK)
             } else if found.without_repository > 0 {
-                failure.hint("a blob is asked for in a repository that had it: give lines of the form NAMESPACE/NAME@sha256:HEX")
+                failure.hint(GIVE_REPOSITORIES)
             } else {
                 failure.hint(format!("see which replicas can be reached: {} cache status", options.program))
             })

@@ -14,6 +14,7 @@ use super::super::redis::{
     Access, Dialer, Doomed, Event, Evicted, Layout, Redis, RedisFailure, RedisOptions, Selection,
 };
 use super::super::step::{dialer, redis_access};
+use super::check::{GIVE_REPOSITORIES, MAY_ASK};
 use super::session::{ClusterAccess, Session};
 use crate::cause::io_text;
 use crate::error::{Exit, Failure};
@@ -145,14 +146,13 @@ async fn settle_replicas(
     })?;
     let (questions, without) = super::check::questions(doomed);
     let asked = questions.len();
-    let answers = check::ask(&evictor.replicas(), &questions, asked + without, Mend::Yes).await;
+    let answers = check::ask(&evictor, &questions, asked + without, Mend::Yes).await;
     ui.result(|out| writeln!(out, "{}", printable(&answers.line())));
     let unreachable = evictor.unreachable();
     for (pod, why) in &unreachable {
         ui.warning(&format!("replica {} cannot be asked: {}", printable(&pod.name), printable(why)));
     }
-    let settled = answers.stale.is_empty() && answers.not_allowed == 0 && answers.unknown == 0;
-    if settled && unreachable.is_empty() {
+    if without == 0 && answers.is_clean() {
         return Ok(Exit::Done);
     }
     let Place { namespace, deployment } = &access.place;
@@ -162,9 +162,10 @@ async fn settle_replicas(
         hints: Vec::new(),
     };
     if answers.not_allowed > 0 {
-        failure = failure.hint(
-            "asking takes the right to get imagestreams/layers: oc adm policy add-cluster-role-to-user registry-viewer <user>",
-        );
+        failure = failure.hint(MAY_ASK);
+    }
+    if without > 0 {
+        failure = failure.hint(GIVE_REPOSITORIES);
     }
     Err(failure
         .hint(format!("repeat it: {}", options.repeat))

@@ -59,7 +59,7 @@ Examples:
   echo shop/web@sha256:… | {program} cache check --digests-from=-
 
 Exit codes:
-  0  every replica answered: no cache names any of these blobs
+  0  every replica answered: no cache names any of the blobs asked for
   1  not every question could be asked or got an answer
   2  the command line is wrong
   4  a cache still names what was deleted
