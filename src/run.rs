@@ -11,7 +11,6 @@ use crate::cache::commands::check::{self, CheckOptions};
 use crate::cache::commands::flush::{self, FlushOptions};
 use crate::cache::commands::status::{self, StatusOptions};
 use crate::cache::commands::switch::{self, SwitchOptions};
-use crate::cache::detect::Place;
 use crate::cache::redis::Whereabouts;
 use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep, ReplicaStep};
 use crate::cli::{self, Invocation, Options, OutputFormat};
@@ -462,7 +461,7 @@ async fn prune(
     let planned = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
     if let Some(caches) = &caches {
         ui.message(&report::cache::plan_line(&planned));
-        if let Err(failure) = caches.before(&cluster, &options.program, &events).await {
+        if let Err(failure) = caches.before(&cluster, &options.connection, &options.program, &events).await {
             ui.failure(&failure);
             return failure.exit;
         }
@@ -593,28 +592,19 @@ fn state_folder() -> Option<PathBuf> {
 
 /// The command that finishes the cache step, without a password.
 fn repeat_flush(options: &Options, kept: Option<&KeptResult>) -> String {
-    let cli::Options { program, cache, .. } = options;
+    let cli::Options { program, cache, connection, registry, .. } = options;
     let mut line = format!("{program} cache flush{}", cache.redis.flags);
     if matches!(cache.redis.whereabouts, Whereabouts::At(_)) {
         line.push_str(" --replicas");
-    }
-    let default = Place::default();
-    for (flag, value, default) in [
-        ("--registry-namespace", &cache.place.namespace, default.namespace),
-        ("--registry-deployment", &cache.place.deployment, default.deployment),
-    ] {
-        if *value != default {
-            // Writing to a `String` cannot fail.
-            let _ = write!(line, " {flag}={value}");
-        }
     }
     let file = match (kept, options.output) {
         (Some(KeptResult(path)), _) => quoted(&path.to_string_lossy()),
         (None, OutputFormat::Json | OutputFormat::Yaml) => "<the output of this run>".to_owned(),
         (None, _) => "<the output of a prune with -o json>".to_owned(),
     };
+    // Writing to a `String` cannot fail.
     let _ = write!(line, " --from={file}");
-    line
+    line + &cache.place.flags() + &registry.flags() + &connection.flags()
 }
 
 /// What the cache step tells goes to stderr.

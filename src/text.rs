@@ -77,6 +77,19 @@ pub(crate) fn time_text(time: Duration) -> String {
     text
 }
 
+/// Flags to repeat a command with, each with a blank in front, for a shell; those without a value are left out.
+#[must_use]
+pub(crate) fn flags<'a>(flags: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
+    let mut line = String::new();
+    for (flag, value) in flags {
+        if let Some(value) = value {
+            // Writing to a `String` cannot fail.
+            let _ = write!(line, " {flag}={}", quoted(&value));
+        }
+    }
+    line
+}
+
 /// A word as a shell takes it.
 #[must_use]
 pub(crate) fn quoted(word: &str) -> String {

@@ -101,7 +101,7 @@ fn replicas_that_are_clean_are_told_nothing() {
     let ran = cache(&site, "pruner", &document, &["flush"]).exits(4);
     assert_eq!(deletions(&site), before, "{ran}");
     // Nor where nobody knows what to ask.
-    let alone = site.layers.iter().map(|layer| format!("{}\n", layer.digest)).collect::<String>();
+    let alone = site.layers.iter().map(|layer| layer.digest.as_str()).collect::<Vec<_>>().join("\n");
     let unasked = cache_with(&site, CHECKER, &alone, &["flush", "--digests-from=input"]).exits(4);
     assert_eq!(deletions(&site), before, "{unasked}");
     let _ = unasked.says("hint: a blob is asked for in a repository that had it");

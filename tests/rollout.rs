@@ -871,11 +871,23 @@ fn the_plugin_turns_caches_off_and_on() {
     run(&["cache", "disable", "--confirm", &spelled])
         .exits(0)
         .prints("the caches are off; serving: ")
-        .says("of 2 pods replaced)");
+        .says("of 2 pods replaced)")
+        .says("the operator no longer looks after the registry")
+        .says("until oc prune-images cache enable --confirm puts the state back");
     assert_eq!(fixture.state(), "Unmanaged");
     run(&["cache", "enable"]).exits(0).prints("managementState of the operator: Managed");
     run(&["cache", "enable", "--confirm"]).exits(0).prints("as they were before; serving: ");
     assert_eq!(fixture.state(), "Managed");
+    // What cannot be proven leaves the operator as it is, and says so, with the same consent to repeat it with.
+    fixture.cluster.nodes().unschedulable(Some("no node is left"));
+    run(&["cache", "disable", "--confirm", "--cache-timeout=1s", &spelled])
+        .exits(4)
+        .says(&format!("repeat it, which does no harm: oc prune-images cache disable --confirm {spelled}"))
+        .says(
+            "hint: the operator is Unmanaged until this puts it back: oc prune-images cache enable --confirm",
+        );
+    fixture.cluster.nodes().unschedulable(None);
+    run(&["cache", "enable", "--confirm"]).exits(0);
     run(&["cache", "disable", "--confirm", "--registry-namespace=elsewhere"])
         .exits(1)
         .says("there is no deployment/image-registry in namespace elsewhere");

@@ -164,14 +164,20 @@ impl CacheStep {
     ///
     /// # Errors
     /// The caches could not be switched off: nothing was deleted.
-    pub async fn before(&self, cluster: &Cluster, program: &str, tell: &Tell) -> Result<(), Failure> {
+    pub async fn before(
+        &self,
+        cluster: &Cluster,
+        connection: &ConnectionOptions,
+        program: &str,
+        tell: &Tell,
+    ) -> Result<(), Failure> {
         if self.choice.replicas != ReplicaStep::Disable {
             return Ok(());
         }
         let CacheOptions { place, timeout, .. } = &self.options;
-        let repeat = format!("{program} cache disable --confirm");
+        let repeat = format!("{program} cache disable --confirm{}{}", place.flags(), connection.flags());
         let options = SwitchOptions {
-            connection: ConnectionOptions::default(),
+            connection: connection.clone(),
             place: place.clone(),
             turn: Turn::Off,
             confirm: true,

@@ -31,11 +31,6 @@ impl ClusterArgs {
 
     /// Whether any of the flags that name a registry was given.
     pub(super) fn is_given(&self) -> bool {
-        !self.place.flags().is_empty()
-    }
-
-    /// The flags to repeat a command with, each with a blank in front: those that say where the registry is.
-    pub(super) fn flags(&self) -> String {
-        self.place.flags()
+        self.place.is_given()
     }
 }

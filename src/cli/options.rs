@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use jiff::SignedDuration;
 
 use crate::{
-    cache::CacheOptions, cluster::ConnectionOptions, inventory::ResourceName, registry::RegistryUrl,
+    cache::CacheOptions, cluster::ConnectionOptions, inventory::ResourceName, registry::RegistryUrl, text,
 };
 
 /// Everything that a prune was asked for.
@@ -71,6 +71,18 @@ pub struct RegistryOptions {
     pub ca: Option<CaBundle>,
     /// `--force-insecure`: skip verification, and speak plain HTTP if need be.
     pub force_insecure: bool,
+}
+
+impl RegistryOptions {
+    /// The flags to repeat a command with, each with a blank in front.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        text::flags([
+            ("--registry-url", self.url.as_ref().map(ToString::to_string)),
+            ("--certificate-authority", self.ca.as_ref().map(|ca| ca.path.to_string_lossy().into_owned())),
+            ("--force-insecure", self.force_insecure.then(|| "true".to_owned())),
+        ])
+    }
 }
 
 /// A file of CA certificates that was read and holds at least one.

@@ -1,11 +1,9 @@
 //! The flags that say where the registry runs.
 
-use std::fmt::Write as _;
-
 use clap::Args;
 
 use super::validate::{NO_NAMESPACE, invalid, is_label, is_subdomain, nonempty};
-use crate::{cache::detect::Place, error::Failure, text::quoted};
+use crate::{cache::detect::Place, error::Failure};
 
 /// The heading of the flags about the registry's caches.
 pub(super) const CACHE: &str = "The registry's caches";
@@ -51,18 +49,10 @@ impl PlaceArgs {
         Ok(place)
     }
 
-    /// The flags to repeat a command with, each with a blank in front.
-    pub(super) fn flags(&self) -> String {
-        let mut line = String::new();
-        for (flag, value) in [
-            ("--registry-namespace", nonempty(self.registry_namespace.clone())),
-            ("--registry-deployment", nonempty(self.registry_deployment.clone())),
-        ] {
-            if let Some(value) = value {
-                // Writing to a `String` cannot fail.
-                let _ = write!(line, " {flag}={}", quoted(&value));
-            }
-        }
-        line
+    /// Whether any of the flags was given.
+    pub(super) fn is_given(&self) -> bool {
+        [&self.registry_namespace, &self.registry_deployment]
+            .into_iter()
+            .any(|word| nonempty(word.clone()).is_some())
     }
 }

@@ -1,7 +1,6 @@
 //! The flags of the registry's Redis: where it is and how to log in there, unless that is found in the cluster.
 
 use std::{
-    fmt::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +14,7 @@ use crate::{
     cache::redis::{AddressError, Certificates, RedisAddress, RedisOptions, Topology, Whereabouts},
     cause::io_text,
     error::Failure,
-    text::{quoted, sanitize},
+    text::{self, sanitize},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -113,7 +112,6 @@ impl RedisArgs {
 
     /// The flags to repeat this with, without the password: one in the URL must come from a file then.
     fn flags(&self, whereabouts: &Whereabouts) -> String {
-        let mut line = String::new();
         let path = |path: &Option<PathBuf>| {
             nonempty_path(path.clone()).map(|path| path.to_string_lossy().into_owned())
         };
@@ -123,20 +121,14 @@ impl RedisArgs {
             Whereabouts::Detect => (None, None),
         };
         let password_file = path(&self.redis_password_file).or_else(|| password.map(|_| "FILE".to_owned()));
-        for (flag, value) in [
+        text::flags([
             ("--redis-url", url),
             ("--redis-password-file", password_file),
             ("--redis-ca", path(&self.redis_ca)),
             ("--redis-client-certificate", path(&self.redis_client_certificate)),
             ("--redis-client-key", path(&self.redis_client_key)),
             ("--redis-timeout", nonempty(self.redis_timeout.clone())),
-        ] {
-            if let Some(value) = value {
-                // Writing to a `String` cannot fail.
-                let _ = write!(line, " {flag}={}", quoted(&value));
-            }
-        }
-        line
+        ])
     }
 }
 

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, ffi::OsString, io::IsTerminal as _, path::PathB
 
 use secrecy::SecretString;
 
+use crate::text;
+
 /// The connection flags that kubectl has too, with kubectl's meaning.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionOptions {
@@ -35,6 +37,35 @@ pub struct ConnectionOptions {
     pub client_certificate: Option<PathBuf>,
     /// `--client-key`: a PEM file.
     pub client_key: Option<PathBuf>,
+}
+
+impl ConnectionOptions {
+    /// The flags to repeat a command with, each with a blank in front, but for the token.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let timeout = match self.request_timeout {
+            RequestTimeout::Progress => None,
+            RequestTimeout::Whole(timeout) => Some(format!("{}ms", timeout.as_millis())),
+            RequestTimeout::Unlimited => Some("0".to_owned()),
+        };
+        let line = text::flags([
+            ("--kubeconfig", path(&self.kubeconfig)),
+            ("--context", self.context.clone()),
+            ("--cluster", self.cluster.clone()),
+            ("--user", self.user.clone()),
+            // A URL may hold a password.
+            ("--server", self.server.clone().filter(|url| !url.contains('@'))),
+            ("--as", self.impersonate.clone()),
+            ("--as-uid", self.impersonate_uid.clone()),
+            ("--client-certificate", path(&self.client_certificate)),
+            ("--client-key", path(&self.client_key)),
+            ("--insecure-skip-tls-verify", self.insecure_skip_tls_verify.then(|| "true".to_owned())),
+            ("--tls-server-name", self.tls_server_name.clone()),
+            ("--request-timeout", timeout),
+        ]);
+        line + &text::flags(self.impersonate_groups.iter().map(|group| ("--as-group", Some(group.clone()))))
+    }
 }
 
 /// How long a request may take.
@@ -77,5 +108,31 @@ impl Environment {
     /// The variable's value, if it is set, not empty and UTF-8.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.variables.get(std::ffi::OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_repeated_in_the_same_cluster_and_without_a_secret() {
+        assert_eq!(ConnectionOptions::default().flags(), "");
+        let options = ConnectionOptions {
+            kubeconfig: Some("my config".into()),
+            context: Some("prod".into()),
+            token: Some("geheim".into()),
+            impersonate: Some("system:admin".into()),
+            impersonate_groups: vec!["a".into(), "b".into()],
+            request_timeout: RequestTimeout::Whole(Duration::from_millis(1500)),
+            server: Some("https://api:6443".into()),
+            ..ConnectionOptions::default()
+        };
+        assert_eq!(
+            options.flags(),
+            " --kubeconfig='my config' --context=prod --server=https://api:6443 --as=system:admin --request-timeout=1500ms --as-group=a --as-group=b"
+        );
+        let options = ConnectionOptions { server: Some("https://u:geheim@api".into()), ..Default::default() };
+        assert_eq!(options.flags(), "");
     }
 }

@@ -123,8 +123,9 @@ pub fn conclusion(options: &CheckOptions, found: &CacheCheck) -> Option<Failure>
                 hints: Vec::new(),
             };
             let failure = failure.hint(format!(
-                "make Redis and the replicas forget: {} cache flush --from=FILE",
-                options.program
+                "make Redis and the replicas forget: {} cache flush --from=FILE{}",
+                options.program,
+                options.cluster.flags()
             ));
             if redis {
                 return Some(failure);

@@ -26,6 +26,15 @@ pub struct ClusterAccess {
     pub registry: RegistryOptions,
 }
 
+impl ClusterAccess {
+    /// The flags to repeat a command with, each with a blank in front, but for the token.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        let Self { connection, place, registry } = self;
+        format!("{}{}{}", place.flags(), registry.flags(), connection.flags())
+    }
+}
+
 /// A cluster, and its registry as it was found.
 #[derive(Debug)]
 pub(super) struct Session {

@@ -82,10 +82,30 @@ pub struct SwitchOptions {
     pub verbosity: u8,
     /// `oc prune-images`, or how else it is called.
     pub program: String,
-    /// The command to repeat all this.
+    /// The command to repeat all this, which begins with `PROGRAM cache WORD --confirm`; without `--set-unmanaged`.
     pub repeat: String,
     /// How often to look; for tests.
     pub pace: Pace,
+}
+
+impl SwitchOptions {
+    /// The command that repeats this with the same consent.
+    fn again(&self) -> String {
+        match self.set_unmanaged {
+            Consent::None => self.repeat.clone(),
+            Consent::Ask => self.with_consent(""),
+            Consent::Given => self.with_consent(&format!("={SPELLED_OUT}")),
+        }
+    }
+
+    fn with_consent(&self, word: &str) -> String {
+        self.repeat.replacen(" --confirm", &format!(" --confirm --set-unmanaged{word}"), 1)
+    }
+
+    /// The command that undoes `cache disable`.
+    fn enable(&self) -> String {
+        format!("{} cache enable --confirm{}", self.program, self.place.flags())
+    }
 }
 
 /// Turns the caches off or on, or says what would be done.
@@ -263,6 +283,14 @@ impl Switch<'_> {
                 .await
                 .map_err(|stop| self.failure(&stop, "tell the operator to keep its hands off", true))?;
         }
+        // Whatever comes now, nobody may find the operator like that without having been told.
+        let told = |failure: Failure| match &kept.management_state {
+            Some(_) => failure.hint(format!(
+                "the operator is {UNMANAGED} until this puts it back: {}",
+                self.options.enable()
+            )),
+            None => failure,
+        };
         let turn_off = || {
             self.edit(
                 |workload: &mut Value, kept: &Kept| settings::turn_off(workload, Some(&kept.container)),
@@ -273,22 +301,28 @@ impl Switch<'_> {
             .rollout
             .persist(|| self.rollout.api.look())
             .await
-            .map_err(|stop| self.failure(&stop, "list the registry's pods", changes))?;
+            .map_err(|stop| told(self.failure(&stop, "list the registry's pods", changes)))?;
         let mut again = 0;
         loop {
             if !are_off || again > 0 {
                 self.rollout
                     .persist(turn_off)
                     .await
-                    .map_err(|stop| self.failure(&stop, "change the pod template", true))?;
+                    .map_err(|stop| told(self.failure(&stop, "change the pod template", true)))?;
             }
             let mut follower = self.rollout.follower(Goal::CachesOff, &before, true);
             follower.asked();
             match self.follow(&mut follower).await {
-                Ok(proof) => return Ok(self.done("off", &proof, changes)),
+                Ok(proof) => {
+                    let mut done = self.done("off", &proof, changes);
+                    if kept.management_state.is_some() {
+                        done.messages.push(means_unmanaged(&self.options.enable()));
+                    }
+                    return Ok(done);
+                }
                 // The operator may have been in the middle of it when it was told to keep its hands off.
                 Err(failure) if failure.reverted && again < AGAIN => again += 1,
-                Err(failure) => return Err(self.not_proven(failure)),
+                Err(failure) => return Err(told(self.not_proven(failure))),
             }
         }
     }
@@ -311,9 +345,15 @@ impl Switch<'_> {
             return self.prove_on(false).await;
         };
         let mut restored = workload.clone();
-        let stay = settings::restore(&mut restored, &kept).map_err(|error| self.unfit(&error))?;
+        let stay = settings::restore(&mut restored, &kept).map_err(|error| {
+            let failure = self.unfit(&error);
+            match &kept.management_state {
+                Some(state) => failure.hint(put_back(state)),
+                None => failure,
+            }
+        })?;
         if !kept.env.is_empty() && settings::may_use_redis(&restored) {
-            flush_before_enable(self.options).await?;
+            flushed_before_enable(self.options)?;
         }
         let mut steps: Vec<String> = kept
             .env
@@ -355,8 +395,7 @@ impl Switch<'_> {
             .map_err(|stop| self.failure(&stop, "restore the pod template", false))?;
         if let Some(state) = state {
             self.set_state(Some(UNMANAGED), state).await.map_err(|stop| {
-                self.failure(&stop, "put the operator's managementState back", true)
-                    .hint(format!("put it back: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{{\"spec\":{{\"managementState\":\"{}\"}}}}'", brief(state)))
+                self.failure(&stop, "put the operator's managementState back", true).hint(put_back(state))
             })?;
         }
         if left.is_some() {
@@ -405,9 +444,9 @@ impl Switch<'_> {
         F: Fn() -> A,
         A: Future<Output = Option<bool>>,
     {
-        let enable = format!("{} cache enable --confirm", self.options.program);
-        let with_flag = format!("{} --set-unmanaged", self.options.repeat);
-        let spelled = format!("{with_flag}={SPELLED_OUT}");
+        let enable = self.options.enable();
+        let with_flag = self.options.with_consent("");
+        let spelled = self.options.with_consent(&format!("={SPELLED_OUT}"));
         let state = match operator {
             Operator::Is(state) => state,
             Operator::Absent | Operator::Hidden => {
@@ -518,7 +557,7 @@ impl Switch<'_> {
         let mut failure = Failure::from(failure);
         failure.message = format!("{word} the registry's caches: {}", failure.message);
         if changed {
-            failure = failure.hint(format!("then repeat it, which does no harm: {}", self.options.repeat));
+            failure = failure.hint(format!("then repeat it, which does no harm: {}", self.options.again()));
         }
         failure
     }
@@ -533,7 +572,7 @@ impl Switch<'_> {
         // What had no answer may have been done.
         if changed || matches!(stop, Stop::Timeout(_)) {
             failure.exit = if changed { Exit::CacheMayLie } else { failure.exit };
-            failure = failure.hint(format!("repeat it, which does no harm: {}", self.options.repeat));
+            failure = failure.hint(format!("repeat it, which does no harm: {}", self.options.again()));
         }
         failure
     }
@@ -554,10 +593,7 @@ impl Switch<'_> {
 }
 
 /// What is in Redis has not been evicted while it was out of use: before it is used again, it has to be flushed.
-///
-/// The place where `cache enable` is to flush by itself, once it knows the Redis that the registry will use.
-#[expect(clippy::unused_async, reason = "a flush waits for Redis")]
-async fn flush_before_enable(options: &SwitchOptions) -> Result<(), Failure> {
+fn flushed_before_enable(options: &SwitchOptions) -> Result<(), Failure> {
     if options.redis_is_flushed {
         return Ok(());
     }
@@ -579,6 +615,14 @@ fn to_keep(kept: Option<Kept>, now: &Kept, operator: &Operator) -> Kept {
         keep.management_state = Some(state.clone());
     }
     keep
+}
+
+/// The command that gives the operator its state again.
+fn put_back(state: &str) -> String {
+    format!(
+        "put the operator's state back: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{{\"spec\":{{\"managementState\":\"{}\"}}}}'",
+        brief(state)
+    )
 }
 
 fn settings_of(workload: &Value) -> Settings {
@@ -618,5 +662,5 @@ pub fn interrupted(options: &SwitchOptions, signal: Signal) -> Failure {
         Signal::Terminate => (Exit::Terminated, "SIGTERM"),
     };
     let message = format!("{} the registry's caches: ended early by {name}", options.turn.word());
-    Failure { exit, message, hints: vec![format!("repeat it, twice does no harm: {}", options.repeat)] }
+    Failure { exit, message, hints: vec![format!("repeat it, twice does no harm: {}", options.again())] }
 }

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use crate::cache::redis::RedisAddress;
 use crate::cluster::{ApiError, ApiRequest, Cluster, Retry};
-use crate::text::sanitize;
+use crate::text::{self, sanitize};
 
 use super::caches::{CacheConfig, Password, Redis, Setting, cache_of};
 use super::environment::{Declared, Objects, Origin, Source};
@@ -45,6 +45,17 @@ impl Place {
     #[must_use]
     pub fn service_name(&self) -> String {
         format!("{}.{}.svc", self.deployment, self.namespace)
+    }
+
+    /// The flags to repeat a command with, each with a blank in front: what is not where it is by default.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        let default = Self::default();
+        let other = |own: &String, default: String| (*own != default).then(|| own.clone());
+        text::flags([
+            ("--registry-namespace", other(&self.namespace, default.namespace)),
+            ("--registry-deployment", other(&self.deployment, default.deployment)),
+        ])
     }
 }
 

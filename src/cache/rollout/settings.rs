@@ -218,7 +218,11 @@ pub(crate) fn may_use_redis(workload: &Value) -> bool {
     let list = |field: &str| container[field].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_mounted = list("volumeMounts").iter().filter_map(|mount| mount["mountPath"].as_str());
     let is_mounted = is_mounted.into_iter().any(|path| std::path::Path::new("/config.yml").starts_with(path));
-    let is_named = list("env").iter().any(|entry| entry["name"] == "REGISTRY_CONFIGURATION_PATH");
+    // A whole section may come in one variable, as YAML.
+    let is_named = list("env").iter().any(|entry| {
+        let name = entry["name"].as_str().unwrap_or_default();
+        matches!(name, "REGISTRY_CONFIGURATION_PATH" | "REGISTRY_STORAGE" | "REGISTRY_STORAGE_CACHE")
+    });
     !list("envFrom").is_empty() || is_named || is_mounted
 }
 
@@ -333,6 +337,11 @@ mod tests {
         assert!(!may_use_redis(&workload(&json!([{ "name": DESCRIPTOR, "value": "inmemory" }]))));
         assert!(may_use_redis(&workload(&json!([{ "name": DESCRIPTOR, "value": "redis" }]))));
         assert!(may_use_redis(&workload(&json!([{ "name": DESCRIPTOR, "valueFrom": {} }]))));
+        for (name, value) in
+            [("REGISTRY_STORAGE_CACHE", "{blobdescriptor: redis}"), ("REGISTRY_STORAGE", "{cache: {}}")]
+        {
+            assert!(may_use_redis(&workload(&json!([{ "name": name, "value": value }]))), "{name}");
+        }
         for (field, value) in [
             ("envFrom", json!([{ "secretRef": { "name": "s" } }])),
             ("volumeMounts", json!([{ "name": "c", "mountPath": "/config.yml" }])),

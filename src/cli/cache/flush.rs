@@ -1,6 +1,6 @@
 //! The flags of `cache flush`.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
 
@@ -13,11 +13,14 @@ use super::super::{
 use super::{CommonArgs, Subcommand};
 use crate::{
     cache::{
-        commands::flush::{FlushOptions, Source},
+        commands::{
+            ClusterAccess,
+            flush::{FlushOptions, Source},
+        },
         redis::Whereabouts,
     },
     error::Failure,
-    text::quoted,
+    text,
 };
 
 /// Remove deleted blobs from the registry's Redis
@@ -120,8 +123,9 @@ fn options(args: FlushArgs, program: &str) -> Result<FlushOptions, Failure> {
         return Err(Failure::usage("--redis-url goes without the cluster unless --replicas is specified")
             .hint("also make the registry's replicas forget: --replicas"));
     }
-    let repeat = format!("{program} cache flush{}{}{flags}", redis.flags, args.cluster.flags());
     let cluster = if alone { None } else { Some(args.cluster.access()?) };
+    let access = cluster.as_ref().map(ClusterAccess::flags).unwrap_or_default();
+    let repeat = format!("{program} cache flush{}{access}{flags}", redis.flags);
     Ok(FlushOptions {
         redis,
         cluster,
@@ -151,19 +155,13 @@ fn source(args: &FlushArgs) -> Result<Source, Failure> {
 
 /// The flags to repeat this with, but for those of Redis.
 fn own_flags(args: &FlushArgs) -> String {
-    let mut line = String::new();
     let path =
         |path: &Option<PathBuf>| nonempty_path(path.clone()).map(|path| path.to_string_lossy().into_owned());
-    for (flag, value) in [
+    let mut line = text::flags([
         ("--key-prefix", nonempty(args.key_prefix.clone())),
         ("--digests-from", path(&args.digests_from)),
         ("--from", path(&args.from)),
-    ] {
-        if let Some(value) = value {
-            // Writing to a `String` cannot fail.
-            let _ = write!(line, " {flag}={}", quoted(&value));
-        }
-    }
+    ]);
     // All were read before.
     for (flag, word) in [
         ("--all", &args.all),

@@ -1,6 +1,6 @@
 //! The flags of `cache disable` and `cache enable`.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, Parser};
 
@@ -17,7 +17,7 @@ use crate::{
         rollout::Pace,
     },
     error::Failure,
-    text::quoted,
+    text,
 };
 
 /// `--cache-timeout` unless it is given.
@@ -155,14 +155,15 @@ fn options(args: SwitchArgs, program: &str, turn: Turn) -> Result<SwitchOptions,
     let place = args.place.place()?;
     let timeout = timeout("--cache-timeout", args.cache_timeout.as_deref(), TIMEOUT)?;
     let word = if turn == Turn::Off { "disable" } else { "enable" };
-    let mut repeat = format!("{program} cache {word} --confirm");
-    repeat.push_str(&args.place.flags());
-    if let Some(value) = nonempty(args.cache_timeout) {
-        // Writing to a `String` cannot fail.
-        let _ = write!(repeat, " --cache-timeout={}", quoted(&value));
-    }
+    let connection = args.connection.options()?;
+    let repeat = format!(
+        "{program} cache {word} --confirm{}{}{}",
+        place.flags(),
+        text::flags([("--cache-timeout", nonempty(args.cache_timeout))]),
+        connection.flags()
+    );
     Ok(SwitchOptions {
-        connection: args.connection.options()?,
+        connection,
         place,
         turn,
         confirm,
