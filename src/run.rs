@@ -709,11 +709,11 @@ fn failures(failures: &[FailedObject]) -> Failure {
 }
 
 fn interrupted(signal: Signal) -> Failure {
-    let (exit, name) = match signal {
-        Signal::Interrupt => (Exit::Interrupted, "SIGINT"),
-        Signal::Terminate => (Exit::Terminated, "SIGTERM"),
-    };
-    Failure { exit, message: format!("prune: ended by {name} - no changes made"), hints: Vec::new() }
+    Failure {
+        exit: signal.exit(),
+        message: format!("prune: ended by {} - no changes made", signal.name()),
+        hints: Vec::new(),
+    }
 }
 
 async fn first_signal(stop: &mut watch::Receiver<Option<Signal>>) -> Signal {

@@ -17,7 +17,7 @@ use super::detect::{
 };
 use super::outcome::{CacheOutcome, CachePlan, RedisOutcome};
 use super::redis::{
-    Access, Dialer, Doomed, Event as RedisEvent, Layout, RedisOptions, SharedCache, Whereabouts,
+    Access, Dialer, Doomed, Event as RedisEvent, Layout, RedisAddress, RedisOptions, SharedCache, Whereabouts,
 };
 use super::replicas::{Evictor, Pace, Unconfirmed, Way};
 use super::rollout::{self, Progress, Proof, Restart, Restarted, Survivor, Ways};
@@ -78,8 +78,7 @@ pub struct CacheStep {
     options: CacheOptions,
     choice: Choice,
     memory: Memory,
-    redis: Option<SharedCache>,
-    redis_address: Option<String>,
+    redis: Option<(SharedCache, RedisAddress)>,
     evictor: Option<Evictor>,
     gone: Mutex<Gone>,
 }
@@ -113,17 +112,12 @@ impl CacheStep {
                 choice,
                 memory,
                 redis: None,
-                redis_address: None,
                 evictor: None,
                 gone: Mutex::default(),
             });
         }
         let memory = memory(&found);
         let (shared, redis) = redis(cluster, &found, &options.redis, tell).await?;
-        let redis_address = match &shared {
-            SharedRedis::Reachable(address) => Some(address.clone()),
-            _ => None,
-        };
         let registry = service_ca(cluster, &found.place, registry.clone()).await;
         let (reach, evictor) = reach(cluster, &registry, &found).await;
         let situation = Situation { memory, redis: shared, reach, restart: restart(cluster, &found).await };
@@ -135,7 +129,7 @@ impl CacheStep {
         let Situation { memory, .. } = situation;
         let redis = redis.filter(|_| choice.redis);
         let options = options.clone();
-        Ok(Self { options, choice, memory, redis, redis_address, evictor, gone: Mutex::default() })
+        Ok(Self { options, choice, memory, redis, evictor, gone: Mutex::default() })
     }
 
     /// Whether a Redis is made to forget.
@@ -207,7 +201,7 @@ impl CacheStep {
             gone.last = Some((Instant::now(), Timestamp::now()));
         }
         let mut in_doubt = false;
-        if let Some(redis) = &self.redis {
+        if let Some((redis, _)) = &self.redis {
             let mut doomed = Doomed::default();
             doomed.blob(digest);
             for repository in repositories.iter().filter(|name| is_repository(name)) {
@@ -232,7 +226,7 @@ impl CacheStep {
     /// Makes Redis forget that a repository has a blob; the blob itself may stay, so the replicas are not told.
     pub async fn link_gone(&self, repository: &str, digest: &str) {
         self.gone().links += 1;
-        if let Some(redis) = &self.redis
+        if let Some((redis, _)) = &self.redis
             && is_repository(repository)
         {
             let mut doomed = Doomed::default();
@@ -331,12 +325,12 @@ impl Finishing<'_> {
 
     /// Redis once more, for what was not confirmed and what was put back meanwhile.
     async fn redis(&mut self) {
-        let Some(redis) = &self.step.redis else { return };
+        let Some((redis, address)) = &self.step.redis else { return };
         let finished = redis.finish().await;
         let evicted = redis.evicted();
         let unconfirmed = redis.unconfirmed();
         let mut told = RedisOutcome {
-            address: self.step.redis_address.clone().unwrap_or_default(),
+            address: address.to_string(),
             keys: evicted.keys,
             members: evicted.members,
             unconfirmed: unconfirmed.digests().map(str::to_owned).collect(),
@@ -355,9 +349,11 @@ impl Finishing<'_> {
                 }
             }
             Err(failure) => {
-                let access = self.step.options.redis.access(None);
-                let hints = access.map(|access| failure.hints(&access.address)).unwrap_or_default();
-                self.outcome.hints.extend(hints);
+                for hint in failure.hints(address) {
+                    if !self.outcome.hints.contains(&hint) {
+                        self.outcome.hints.push(hint);
+                    }
+                }
                 told.failure = Some(failure.to_string());
             }
         }
@@ -755,7 +751,7 @@ async fn redis(
     found: &Discovery,
     options: &RedisOptions,
     tell: &Tell,
-) -> Result<(SharedRedis, Option<SharedCache>), Failure> {
+) -> Result<(SharedRedis, Option<(SharedCache, RedisAddress)>), Failure> {
     let access = match redis_access(found, options) {
         Ok(access) => access,
         Err(shared) => return Ok((shared, None)),
@@ -773,7 +769,7 @@ async fn redis(
         })
     };
     match SharedCache::connect(access.clone(), dialer, Layout::default(), events).await {
-        Ok(cache) => Ok((SharedRedis::Reachable(address), Some(cache))),
+        Ok(cache) => Ok((SharedRedis::Reachable(address), Some((cache, access.address)))),
         // What the user named has to be there.
         Err(failure) if matches!(options.whereabouts, Whereabouts::At(_)) => {
             let told = Failure::nothing_changed(failure.to_string());

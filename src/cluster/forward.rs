@@ -26,7 +26,7 @@ use super::{
     connect::Cluster,
     credentials::Login,
     error::{ApiError, Status},
-    request::{self, Failed, Retry},
+    request::{self, Failed, Retry, is_object_name},
 };
 use crate::{
     cause::{Cause, io_text},
@@ -145,13 +145,8 @@ impl Target {
     }
 
     async fn open(&self) -> Result<Open, ApiError> {
-        let is_name = |text: &str| {
-            !text.is_empty()
-                && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
-                && !text.starts_with('.')
-        };
         // They become parts of a path.
-        if !is_name(&self.namespace) || !is_name(&self.pod) {
+        if !is_object_name(&self.namespace) || !is_object_name(&self.pod) {
             return Err(ApiError::Invalid { message: format!("{}: no pod has such a name", self.name()) });
         }
         let mut forwarder = self

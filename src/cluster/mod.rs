@@ -21,6 +21,7 @@ pub use credentials::{Refresh, TokenSource};
 pub use error::ApiError;
 pub use forward::Forward;
 pub use options::{ConnectionOptions, Environment, RequestTimeout};
+pub(crate) use request::is_object_name;
 pub use request::{ApiRequest, ApiResponse, Retry};
 pub use warnings::Announce;
 

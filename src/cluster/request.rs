@@ -330,3 +330,30 @@ fn is_page(headers: &HeaderMap) -> bool {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     media_type.is_some_and(|media_type| media_type.trim_start().to_ascii_lowercase().starts_with("text/html"))
 }
+
+/// Whether it is the name of an object, a DNS subdomain, and so can stand in a path.
+pub(crate) fn is_object_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            label.bytes().all(|byte| inner(byte) || byte == b'-')
+                && label.bytes().next().is_some_and(inner)
+                && label.bytes().next_back().is_some_and(inner)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_stand_in_paths() {
+        for name in ["a", "image-registry", "a.b-c.d1"] {
+            assert!(is_object_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a%2fb", "A", "-a", "a-", "a..b", "a?b", "a b", "é"] {
+            assert!(!is_object_name(name), "{name}");
+        }
+        assert!(!is_object_name(&"a".repeat(254)));
+    }
+}

@@ -19,7 +19,7 @@ pub use outcome::{BrokenImage, Change, FailedObject, Outcome, Spared};
 
 use crate::cache::CacheStep;
 use crate::cluster::Cluster;
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::inventory::{self, Scope};
 use crate::model::{Id, Inventory};
 use crate::plan::{
@@ -35,6 +35,26 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM.
     Terminate,
+}
+
+impl Signal {
+    /// `SIGINT` or `SIGTERM`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+
+    /// How a run ends that it has ended.
+    #[must_use]
+    pub fn exit(self) -> Exit {
+        match self {
+            Self::Interrupt => Exit::Interrupted,
+            Self::Terminate => Exit::Terminated,
+        }
+    }
 }
 
 /// What a plan is carried out with.

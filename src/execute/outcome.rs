@@ -160,10 +160,7 @@ impl<'a> Ledger<'a> {
     pub(super) fn finish(self, signal: Option<Signal>) -> Outcome {
         let mut outcome = self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         outcome.failures.sort();
-        outcome.interrupted = signal.map(|signal| match signal {
-            Signal::Interrupt => "SIGINT",
-            Signal::Terminate => "SIGTERM",
-        });
+        outcome.interrupted = signal.map(Signal::name);
         outcome
     }
 }

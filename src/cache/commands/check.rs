@@ -183,9 +183,9 @@ pub fn write_text(out: &mut dyn Write, found: &CacheCheck) -> io::Result<()> {
 /// The failure of a run that a signal has ended.
 #[must_use]
 pub fn interrupted(signal: Signal) -> Failure {
-    let (exit, name) = match signal {
-        Signal::Interrupt => (Exit::Interrupted, "SIGINT"),
-        Signal::Terminate => (Exit::Terminated, "SIGTERM"),
-    };
-    Failure { exit, message: format!("check the caches: ended by {name}"), hints: Vec::new() }
+    Failure {
+        exit: signal.exit(),
+        message: format!("check the caches: ended by {}", signal.name()),
+        hints: Vec::new(),
+    }
 }

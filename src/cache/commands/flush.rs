@@ -291,10 +291,10 @@ fn failed(options: &FlushOptions, failure: &RedisFailure, access: &Access) -> Fa
 /// The failure of a run that a signal has ended.
 #[must_use]
 pub fn interrupted(options: &FlushOptions, signal: Signal) -> Failure {
-    let (exit, name) = match signal {
-        Signal::Interrupt => (Exit::Interrupted, "SIGINT"),
-        Signal::Terminate => (Exit::Terminated, "SIGTERM"),
-    };
-    let message = format!("flush the cache: ended early by {name}");
-    Failure { exit, message, hints: vec![format!("repeat it, twice does no harm: {}", options.repeat)] }
+    let message = format!("flush the cache: ended early by {}", signal.name());
+    Failure {
+        exit: signal.exit(),
+        message,
+        hints: vec![format!("repeat it, twice does no harm: {}", options.repeat)],
+    }
 }

@@ -20,7 +20,7 @@ use super::super::redis::{RedisOptions, Topology};
 use super::super::step::CacheOptions;
 use crate::cli::OutputFormat;
 use crate::cluster::{ApiError, ApiRequest, Cluster, ConnectionOptions, Environment};
-use crate::error::{Exit, Failure};
+use crate::error::Failure;
 use crate::execute::Signal;
 use crate::report::document::API_VERSION;
 use crate::text::{printable, time_text};
@@ -327,11 +327,11 @@ pub async fn find(options: &StatusOptions, ui: &Arc<Ui>) -> Result<CacheStatus, 
 /// The failure of a run that a signal has ended.
 #[must_use]
 pub fn interrupted(signal: Signal) -> Failure {
-    let (exit, name) = match signal {
-        Signal::Interrupt => (Exit::Interrupted, "SIGINT"),
-        Signal::Terminate => (Exit::Terminated, "SIGTERM"),
-    };
-    Failure { exit, message: format!("show the cache's status: ended by {name}"), hints: Vec::new() }
+    Failure {
+        exit: signal.exit(),
+        message: format!("show the cache's status: ended by {}", signal.name()),
+        hints: Vec::new(),
+    }
 }
 
 fn document(server: &str, foreseen: &Foreseen) -> CacheStatus {

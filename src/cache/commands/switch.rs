@@ -657,10 +657,10 @@ fn stays(name: &str) -> String {
 /// The failure of a run that a signal has ended.
 #[must_use]
 pub fn interrupted(options: &SwitchOptions, signal: Signal) -> Failure {
-    let (exit, name) = match signal {
-        Signal::Interrupt => (Exit::Interrupted, "SIGINT"),
-        Signal::Terminate => (Exit::Terminated, "SIGTERM"),
-    };
-    let message = format!("{} the registry's caches: ended early by {name}", options.turn.word());
-    Failure { exit, message, hints: vec![format!("repeat it, twice does no harm: {}", options.again())] }
+    let message = format!("{} the registry's caches: ended early by {}", options.turn.word(), signal.name());
+    Failure {
+        exit: signal.exit(),
+        message,
+        hints: vec![format!("repeat it, twice does no harm: {}", options.again())],
+    }
 }

@@ -6,14 +6,13 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::environment::{Environment, KeyOf, Origin, Source};
 use super::settings::{self, Configured, Leaf, Scalar, Section, Settings};
+use crate::cache::redis::address::{PORT, SENTINEL_PORT, host_and_port};
 use crate::cache::redis::{Protocol, RedisAddress, Topology};
 use crate::cli::duration;
 use crate::text::brief;
 
 /// The life of an entry in the digest cache where nothing is said about it at all.
 const DEFAULT_TTL: Duration = Duration::from_secs(600);
-const PORT: u16 = 6379;
-const SENTINEL_PORT: u16 = 26379;
 
 /// The caches of the integrated registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -452,21 +451,14 @@ fn addresses(text: &str, default: u16) -> Result<Vec<(String, u16)>, String> {
 
 fn address(text: &str, default: u16) -> Result<(String, u16), String> {
     let wrong = || "it is no HOST:PORT".to_owned();
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or_else(wrong)?;
-            (host, port.strip_prefix(':'))
-        }
-        None => text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
+    let (host, port) = host_and_port(text, default).map_err(|_| wrong())?;
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     let is_host = if text.starts_with('[') {
         host.parse::<std::net::Ipv6Addr>().is_ok()
     } else {
-        !host.is_empty() && host.chars().all(is_name)
+        host.chars().all(is_name)
     };
-    let port = port.map_or(Ok(default), |port| port.parse().map_err(|_| wrong()))?;
-    if is_host && port != 0 { Ok((host.to_owned(), port)) } else { Err(wrong()) }
+    if is_host { Ok((host, port)) } else { Err(wrong()) }
 }
 
 #[cfg(test)]
@@ -691,7 +683,7 @@ mod tests {
         let variables =
             [REDIS, ("REGISTRY_REDIS_ADDRS", "[a:1, b:2]"), ("REGISTRY_REDIS_OPTIONS_USERNAME", "u")];
         assert_eq!(url(&environment(&variables)), "redis-cluster://u@a:1,b:2");
-        for wrong in ["redis://:hunter2@h:1", "h:port", "h:0", "a b:1"] {
+        for wrong in ["redis://:hunter2@h:1", "h:port", "h:0", "a b:1", "'[::1]junk'", "'::1'"] {
             let found = cache_of(&environment(&[REDIS, ("REGISTRY_REDIS_ADDR", wrong)]));
             let unknown = found.redis().unwrap().address().unwrap_err();
             assert_eq!(unknown, ["the address means nothing: REGISTRY_REDIS_ADDR: it is no HOST:PORT"]);

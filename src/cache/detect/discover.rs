@@ -13,7 +13,7 @@ use crate::text::{self, sanitize};
 
 use super::caches::{CacheConfig, Password, Redis, Setting, cache_of};
 use super::environment::{Declared, Objects, Origin, Source};
-use super::objects::{self, ManagementState, Operator, Pod, Reading, Workload, WorkloadKind};
+use super::objects::{self, Operator, Pod, Reading, Workload, WorkloadKind};
 use super::rights::{Right, Rights, Rule, Verdict, verdict};
 
 /// What selects the registry's pods where no workload says otherwise.
@@ -158,21 +158,6 @@ impl Discovery {
             (Reading::Unreadable { why, .. }, _) | (_, Reading::Unreadable { why, .. }) => vec![why.clone()],
             _ => Vec::new(),
         }
-    }
-
-    /// Whether the operator may write the Deployment again when it is changed. What cannot be read may be so.
-    #[must_use]
-    pub fn may_be_managed(&self) -> bool {
-        // It knows no other registry.
-        self.place == Place::default()
-            && match &self.operator {
-                Reading::Is(operator) => !matches!(
-                    operator.management_state,
-                    ManagementState::Unmanaged | ManagementState::Removed
-                ),
-                Reading::Absent => false,
-                Reading::Unreadable { .. } => true,
-            }
     }
 
     /// The rights that would show what is hidden now, each once.

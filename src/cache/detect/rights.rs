@@ -171,11 +171,6 @@ impl Rights {
             (asked, of, sub) == (verb, resource, subresource) && right.verdict == Verdict::Allowed
         })
     }
-
-    /// Those that the user does not have.
-    pub fn missing(&self) -> impl Iterator<Item = &Right> {
-        self.0.iter().filter(|right| right.verdict == Verdict::Denied)
-    }
 }
 
 #[derive(Deserialize, Serialize)]

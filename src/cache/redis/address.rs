@@ -9,8 +9,10 @@ use thiserror::Error;
 
 use crate::text::brief;
 
-const PORT: u16 = 6379;
-const SENTINEL_PORT: u16 = 26379;
+/// Where a Redis listens unless it is told otherwise.
+pub(in crate::cache) const PORT: u16 = 6379;
+/// Where a Sentinel does.
+pub(in crate::cache) const SENTINEL_PORT: u16 = 26379;
 
 /// Why a text is no address of a Redis. Holds nothing that may be a password.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -276,7 +278,8 @@ fn decoded(text: &str) -> Result<String, AddressError> {
     String::from_utf8(bytes).map_err(|_| AddressError::Encoding)
 }
 
-fn host_and_port(text: &str, default: u16) -> Result<(String, u16), AddressError> {
+/// Reads `HOST[:PORT]`, an IPv6 address in brackets.
+pub(in crate::cache) fn host_and_port(text: &str, default: u16) -> Result<(String, u16), AddressError> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
         Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or(AddressError::Port)?)),

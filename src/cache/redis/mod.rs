@@ -2,7 +2,7 @@
 //! `connector` connects to it, by way of the API server where `dial` finds no other, `client` speaks with it, `problem`
 //! says what failed and what helps. `shared` evicts for many workers at once, and remembers in `ledger`.
 
-mod address;
+pub(in crate::cache) mod address;
 mod client;
 mod connector;
 mod dial;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::detect::{Place, Reading, WorkloadKind, discover};
 use super::seen::{self, Controller, Endpoint, Seen};
 use super::ways::{Operator, Right};
-use crate::cluster::{ApiError, ApiRequest, Cluster, Retry};
+use crate::cluster::{ApiError, ApiRequest, Cluster, Retry, is_object_name};
 use crate::text::sanitize;
 
 /// The operator's configuration.
@@ -54,7 +54,7 @@ impl<'a> Api<'a> {
     /// Finds the registry's workload and what selects its pods.
     pub(in crate::cache) async fn find(cluster: &'a Cluster, place: &Place) -> Result<Self, FindError> {
         for name in [&place.namespace, &place.deployment] {
-            if !is_name(name) {
+            if !is_object_name(name) {
                 return Err(FindError::Name(format!("{} is no name of an object", sanitize(name))));
             }
         }
@@ -280,7 +280,7 @@ impl<'a> Api<'a> {
     }
 
     fn pod_path(&self, name: &str) -> Result<String, ApiError> {
-        if is_name(name) {
+        if is_object_name(name) {
             Ok(format!("/api/v1/namespaces/{}/pods/{name}", self.place.namespace))
         } else {
             Err(ApiError::Malformed(format!("{} is no name of a pod", sanitize(name))))
@@ -310,31 +310,4 @@ fn body(method: Method, path: String, value: &Value) -> ApiRequest {
 
 fn json_of(body: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::Malformed(sanitize(&error.to_string())))
-}
-
-/// Whether it can stand in a path: the names of these objects are DNS subdomains.
-pub(crate) fn is_name(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 253
-        && name.split('.').all(|label| {
-            label.bytes().all(|byte| inner(byte) || byte == b'-')
-                && label.bytes().next().is_some_and(inner)
-                && label.bytes().next_back().is_some_and(inner)
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_names_stand_in_paths() {
-        for name in ["a", "image-registry", "a.b-c.d1"] {
-            assert!(is_name(name), "{name}");
-        }
-        for name in ["", ".", "..", "a/b", "a%2fb", "A", "-a", "a-", "a..b", "a?b", "a b", "é"] {
-            assert!(!is_name(name), "{name}");
-        }
-        assert!(!is_name(&"a".repeat(254)));
-    }
 }
