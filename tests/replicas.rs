@@ -18,7 +18,7 @@ use oc_prune_images::registry::{
     self, Address, Evidence, Freshness, Registry, RegistryError, RegistryUrl, Settings,
 };
 use sandbox::api::Rule;
-use sandbox::fault::{Action, Fault};
+use sandbox::fault::{Action, Answer, Fault};
 use sandbox::log::Server;
 use sandbox::registry::{Digest, Link};
 use sandbox::{Cluster, ClusterConfig};
@@ -365,6 +365,28 @@ async fn what_was_uploaded_again_is_not_removed() {
     for replica in evictor.replicas() {
         assert_eq!(replica.settle(REPOSITORY, layer.as_str()).await, Freshness::ThereAgain);
     }
+    assert_eq!(fixture.forgotten(&layer), 1, "the prune's own");
+    assert!(fixture.cluster.storage().blob_size(&layer).is_some());
+}
+
+/// A storage that had trouble for a moment answers like a replica whose memory alone has the blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_answer_that_says_nothing_is_no_leave_to_delete() {
+    let fixture = Fixture::start(1);
+    let layer = fixture.layer("brought back");
+    let evictor = fixture.evictor("admin").await;
+    fixture.prune_after_questions(&layer, &[0]).await;
+    fixture.layer("brought back");
+    let trouble = Answer::new(StatusCode::INTERNAL_SERVER_ERROR)
+        .header("content-type", "application/json")
+        .body(r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{}}]}"#);
+    let path = format!("/v2/{REPOSITORY}/blobs/{layer}");
+    for method in [Method::HEAD, Method::GET] {
+        let fault = Fault::new(Action::Answer(trouble.clone())).server(Server::Registry(0)).method(method);
+        fixture.cluster.sandbox().faults().add(fault.path(&path).times(1));
+    }
+    let replica = evictor.replicas().remove(0);
+    assert_eq!(replica.settle(REPOSITORY, layer.as_str()).await, Freshness::ThereAgain);
     assert_eq!(fixture.forgotten(&layer), 1, "the prune's own");
     assert!(fixture.cluster.storage().blob_size(&layer).is_some());
 }

@@ -116,18 +116,21 @@ impl Replica {
         self.registry.ask(repository, digest).await
     }
 
-    /// Asks and, if the replica itself says that the data is missing, makes it forget and asks again.
+    /// Asks and, if the replica itself says twice that the data is missing, makes it forget and asks again.
     pub async fn settle(&self, repository: &str, digest: &str) -> Freshness {
-        let freshness = self.ask(repository, digest).await;
-        if freshness != Freshness::Stale(Evidence::Replica) {
-            return freshness;
+        // Twice: to be told removes data that is there, and once it may have been a storage that had trouble.
+        for _ in 0..2 {
+            let freshness = self.ask(repository, digest).await;
+            if freshness != Freshness::Stale(Evidence::Replica) {
+                return freshness;
+            }
         }
         self.told.fetch_add(1, Ordering::Relaxed);
         match self.forget(digest).await {
             Ok(()) => self.ask(repository, digest).await,
             Err(error) => {
                 debug!(replica = self.pod.name, %error, "a stale replica does not forget");
-                freshness
+                Freshness::Stale(Evidence::Replica)
             }
         }
     }

@@ -23,7 +23,8 @@ pub enum Freshness {
 /// Who says that a replica is stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Evidence {
-    /// The replica itself: 500, the data is missing. Only after this may it be told again to forget the blob.
+    /// The replica itself: 500, and the file with the data is missing, or the error says nothing at all, as where only its
+    /// own memory has the blob. Only after this, twice, may it be told again to forget the blob.
     Replica,
     /// The storage that it points to: 404 or 403. The latter may have other reasons, so it is no leave to delete.
     Storage,
