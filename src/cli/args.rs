@@ -10,6 +10,7 @@ use super::{
     place::{CACHE, PlaceArgs},
     redis::RedisArgs,
     registry::RegistryArgs,
+    selection::SelectionArgs,
 };
 
 /// Prune images that nothing uses any more
@@ -23,67 +24,17 @@ pub(super) struct PruneArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) confirm: Option<String>,
 
-    /// How many revisions of each tag stay
-    ///
-    /// The newest ones stay, whatever their age. Default: 3.
-    #[arg(long, value_name = "N")]
-    pub(super) keep_tag_revisions: Option<String>,
-
-    /// Keep whatever is younger than this
-    ///
-    /// A duration with units: 90m, 96h, 1h30m, 0. There are no days: 1 day is 24h. Also protects what recent pods
-    /// used, and image streams that are younger. Default: 60m.
-    #[arg(long, value_name = "DURATION")]
-    pub(super) keep_younger_than: Option<String>,
-
-    /// Select by size: images over the limits of their namespace
-    ///
-    /// Compares with the largest image that the LimitRanges of the namespace allow (type openshift.io/Image).
-    /// Excludes --keep-tag-revisions and --keep-younger-than.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) prune_over_size_limit: Option<String>,
-
-    /// Also images that were not pushed to the integrated registry
-    ///
-    /// With --all=false only images with the annotation openshift.io/image.managed are deleted. Default: true.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) all: Option<String>,
-
-    /// Also remove data from the registry
-    ///
-    /// With --prune-registry=false only API objects are pruned, and no registry is contacted. Default: true.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) prune_registry: Option<String>,
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
 
     #[command(flatten)]
     pub(super) registry: RegistryArgs,
-
-    /// Go on although references to images do not parse
-    ///
-    /// A reference that does not parse protects no image. Without this flag such a reference stops the run.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(super) ignore_invalid_refs: Option<String>,
 
     /// How many deletions are in flight
     ///
     /// Default (also for 0): 5.
     #[arg(long, value_name = "N")]
     pub(super) num_workers: Option<String>,
-
-    /// Only the image streams of this namespace
-    ///
-    /// What uses them is looked for in all namespaces, and no image objects are deleted. The namespace of the
-    /// kubeconfig's context does not count.
-    #[arg(long, short, value_name = "NAME")]
-    pub(super) namespace: Option<String>,
-
-    /// Resources whose objects use images, too (can be repeated)
-    ///
-    /// RESOURCE, RESOURCE.GROUP or RESOURCE.VERSION.GROUP, several with commas between them: rollouts.argoproj.io. An
-    /// image that any string in their spec, status or data names, as HOST/NAMESPACE/NAME[:TAG|@DIGEST], stays.
-    /// Without a version the one that the server prefers is read.
-    #[arg(long, value_name = "RESOURCES", action = ArgAction::Append)]
-    pub(super) referrers_from: Vec<String>,
 
     /// Output: text, wide, json, yaml or name
     #[arg(long, short, value_name = "FORMAT")]
@@ -163,31 +114,30 @@ Exit codes:
   4  a registry cache may still name what was deleted
   130, 143  ended by Ctrl-C, by SIGTERM";
 
-/// What `-h` prints: every flag, on 24 lines of 80 columns.
+/// What `-h` prints: the first screen, on 24 lines of 80 columns.
 pub(super) const SUMMARY: &str = "\
-Prune images that nothing uses any more; a dry run without --confirm
-Usage: {program} [flags]
+Prune images that nothing uses any more; make the registry's caches forget them
 
-      --confirm                 Really delete, not only say what would go
+  {program}                  What would go; in a terminal, then asks
+  {program} --confirm        Delete it
+  {program} explain TARGET   Why an image stays, or goes
+
+More commands:
+  usage, what-if   Where the storage goes; what other values would free
+  cronjob, job     Manifests that prune on a schedule, or once
+  cache            The registry's caches: status, check, flush, disable, enable
+  completion       Completion for bash, zsh, fish and PowerShell
+
+Flags:
       --keep-tag-revisions=3    How many revisions of each tag stay
       --keep-younger-than=60m   Keep whatever is younger: 90m, 96h, 0
-      --prune-over-size-limit   Select by size: images over their limits
-      --all=false               Only images pushed to the integrated registry
-      --prune-registry=false    Only API objects, no data in the registry
-      --ignore-invalid-refs     Go on although references do not parse
-      --referrers-from=RESOURCES  Resources whose objects use images, too
-      --num-workers=5           How many deletions are in flight
   -n, --namespace=NAME          Only the image streams of this namespace
+      --registry-cache=auto     How the registry's caches are made to forget
   -o, --output=FORMAT           text, wide, json, yaml or name
-  -v, --v=N, -h, --help, --version  Log 0 to 10; this summary, all, the version
-Registry: --registry-url --certificate-authority --force-insecure
-Its caches: --registry-cache=auto|evict|restart|flush|wait|disable|none
-  --check=off|sample|all --cache-timeout --registry-namespace
-  --registry-deployment --redis-url --redis-password-file --redis-ca
-  --redis-client-certificate --redis-client-key --redis-timeout
-Connection, as kubectl's: --kubeconfig --context --cluster --user -s/--server
-  --token --as --as-group --as-uid --client-certificate --client-key
-  --insecure-skip-tls-verify --tls-server-name --request-timeout
+      --context, --kubeconfig, --token, --as, ...  The connection, as kubectl's
+
+All flags, exit codes: {program} --help
+Those of a command: {program} COMMAND --help
 ";
 
 #[cfg(test)]
@@ -203,12 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_names_every_flag_and_fits_a_terminal() {
-        for arg in PruneArgs::command().get_arguments().filter(|arg| !arg.is_positional()) {
-            if let Some(long) = arg.get_long() {
-                assert!(SUMMARY.contains(&format!("--{long}")), "--{long} is missing");
-            }
-        }
+    fn the_summary_fits_a_terminal() {
         let summary = SUMMARY.replace("{program}", "kubectl prune-images");
         // One line is left for the prompt that follows.
         assert!(summary.lines().count() <= 23, "{} lines", summary.lines().count());

@@ -10,6 +10,8 @@ mod parse;
 mod place;
 mod redis;
 mod registry;
+mod selection;
+mod subcommand;
 mod validate;
 mod values;
 

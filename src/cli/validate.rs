@@ -2,26 +2,22 @@
 
 use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use jiff::SignedDuration;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{
     args::PruneArgs,
     duration::{self, DurationError},
-    options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions},
+    options::{CaBundle, Options, OutputFormat, RegistryOptions},
     values::{self, quote},
 };
 use crate::{
     cache::{CacheOptions, Extent, Strategy},
     cause::io_text,
     error::Failure,
-    inventory::ResourceName,
     registry::{RegistryUrl, Scheme},
     text::sanitize,
 };
 
-const KEEP_TAG_REVISIONS: u32 = 3;
-const KEEP_YOUNGER_THAN: SignedDuration = SignedDuration::from_mins(60);
 const CACHE_TIMEOUT: Duration = Duration::from_secs(600);
 const NUM_WORKERS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 
@@ -30,14 +26,7 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
     no_words(&args.words)?;
     let options = Options {
         program,
-        prune: PruneOptions {
-            all: boolean("--all", args.all.as_deref())?.unwrap_or(true),
-            keep: keep(&args)?,
-            ignore_invalid_refs: switch("--ignore-invalid-refs", args.ignore_invalid_refs.as_deref())?,
-            namespace: namespace(args.namespace)?,
-            referrers_from: referrers_from(&args.referrers_from)?,
-            prune_registry: boolean("--prune-registry", args.prune_registry.as_deref())?.unwrap_or(true),
-        },
+        prune: args.selection.options()?,
         num_workers: num_workers(args.num_workers.as_deref())?,
         output: output(args.output.as_deref())?,
         verbosity: verbosity(args.verbosity.as_deref())?,
@@ -64,41 +53,6 @@ pub(super) fn no_words(words: &[OsString]) -> Result<(), Failure> {
 /// The answer to `--help` and `--version`, which are booleans for pflag too.
 pub(super) fn asked_for(flag: &'static str, word: Option<&str>) -> Result<bool, Failure> {
     switch(flag, word)
-}
-
-fn keep(args: &PruneArgs) -> Result<Keep, Failure> {
-    let over_size = boolean("--prune-over-size-limit", args.prune_over_size_limit.as_deref())?;
-    let revisions =
-        args.keep_tag_revisions.as_deref().map(|word| integer("--keep-tag-revisions", word)).transpose()?;
-    let younger = args
-        .keep_younger_than
-        .as_deref()
-        .map(|word| duration::parse(word).map_err(|error| bad_duration("--keep-younger-than", word, &error)))
-        .transpose()?;
-    if over_size.is_some() && (revisions.is_some() || younger.is_some()) {
-        return Err(Failure::usage(
-            "--prune-over-size-limit cannot be specified with --keep-tag-revisions nor --keep-younger-than",
-        ));
-    }
-    match over_size {
-        Some(true) => return Ok(Keep::OverSizeLimit),
-        // The reference accepts it and then keeps nearly everything (`docs/decision.md`, last line).
-        Some(false) => {
-            return Err(invalid("--prune-over-size-limit", "false", "it can only be switched on")
-                .hint("leave --prune-over-size-limit out to keep by revisions and age"));
-        }
-        None => {}
-    }
-    if younger.is_some_and(|age| age.is_negative()) {
-        return Err(not_negative("--keep-younger-than"));
-    }
-    let keep_tag_revisions = match revisions {
-        Some(number) if number < 0 => return Err(not_negative("--keep-tag-revisions")),
-        // No tag has that many revisions: the largest number that fits means the same.
-        Some(number) => u32::try_from(number).unwrap_or(u32::MAX),
-        None => KEEP_TAG_REVISIONS,
-    };
-    Ok(Keep::Revisions { keep_tag_revisions, keep_younger_than: younger.unwrap_or(KEEP_YOUNGER_THAN) })
 }
 
 fn num_workers(word: Option<&str>) -> Result<NonZeroUsize, Failure> {
@@ -161,14 +115,6 @@ pub(super) fn timeout(
     }
 }
 
-fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
-    let Some(name) = nonempty(name) else { return Ok(None) };
-    if is_label(&name) {
-        return Ok(Some(name));
-    }
-    Err(invalid("-n, --namespace", &name, NO_NAMESPACE))
-}
-
 pub(super) const NO_NAMESPACE: &str =
     "a namespace has at most 63 lower case letters, digits and '-', and neither begins nor ends with '-'";
 
@@ -184,40 +130,6 @@ pub(super) fn is_label(name: &str) -> bool {
 /// Whether it is a DNS subdomain as most Kubernetes names are.
 pub(super) fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
-}
-
-fn referrers_from(lists: &[String]) -> Result<Vec<ResourceName>, Failure> {
-    let mut names = Vec::new();
-    for word in lists.iter().filter(|list| !list.is_empty()).flat_map(|list| list.split(',')) {
-        let name = resource_name(word).ok_or_else(|| {
-            invalid("--referrers-from", word, "not a resource, in lower case and by its plural name")
-                .hint("the form is --referrers-from=RESOURCE[.GROUP|.VERSION.GROUP], as in rollouts.argoproj.io")
-                .hint("see what there is: oc api-resources")
-        })?;
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-/// Reads a resource as kubectl does. A group's first part may look like a version, too: then the version is needed.
-fn resource_name(word: &str) -> Option<ResourceName> {
-    let is_name = is_subdomain(word);
-    let (resource, rest) = word.split_once('.').unwrap_or((word, ""));
-    let (second, group) = rest.split_once('.').unwrap_or((rest, ""));
-    let (version, group) = if is_version(second) { (Some(second.to_owned()), group) } else { (None, rest) };
-    is_name.then(|| ResourceName { resource: resource.to_owned(), version, group: group.to_owned() })
-}
-
-/// Whether it looks like an API version: `v1`, `v1beta2`, `v2alpha1`.
-fn is_version(part: &str) -> bool {
-    let is_number = |text: &str| text.starts_with(|c| matches!(c, '1'..='9')) && text.parse::<u32>().is_ok();
-    let Some(rest) = part.strip_prefix('v') else { return false };
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let (major, stage) = rest.split_at(end);
-    let is_stage = |name: &str| stage.strip_prefix(name).is_some_and(is_number);
-    is_number(major) && (stage.is_empty() || is_stage("alpha") || is_stage("beta"))
 }
 
 pub(super) fn registry(
@@ -260,7 +172,7 @@ fn ca_bundle(path: PathBuf) -> Result<CaBundle, Failure> {
     Ok(CaBundle { path, pem })
 }
 
-fn boolean(flag: &'static str, word: Option<&str>) -> Result<Option<bool>, Failure> {
+pub(super) fn boolean(flag: &'static str, word: Option<&str>) -> Result<Option<bool>, Failure> {
     word.map(|word| values::boolean(word).map_err(|error| invalid(flag, word, error))).transpose()
 }
 
@@ -268,11 +180,11 @@ pub(super) fn switch(flag: &'static str, word: Option<&str>) -> Result<bool, Fai
     Ok(boolean(flag, word)?.unwrap_or_default())
 }
 
-fn integer(flag: &'static str, word: &str) -> Result<i64, Failure> {
+pub(super) fn integer(flag: &'static str, word: &str) -> Result<i64, Failure> {
     values::integer(word).map_err(|error| invalid(flag, word, error))
 }
 
-fn bad_duration(flag: &'static str, word: &str, error: &DurationError) -> Failure {
+pub(super) fn bad_duration(flag: &'static str, word: &str, error: &DurationError) -> Failure {
     let failure = invalid(flag, word, error);
     match error {
         DurationError::UnknownUnit { unit, .. } if unit == "d" => {
@@ -294,7 +206,7 @@ pub(super) fn invalid(flag: &'static str, word: &str, cause: impl std::fmt::Disp
     Failure::usage(format!("invalid argument {} for \"{flag}\" flag: {cause}", quote(word)))
 }
 
-fn not_negative(flag: &'static str) -> Failure {
+pub(super) fn not_negative(flag: &'static str) -> Failure {
     Failure::usage(format!("{flag} must be greater than or equal to 0"))
 }
 

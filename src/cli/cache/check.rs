@@ -7,9 +7,9 @@ use clap::Parser;
 use super::super::{
     cluster::ClusterArgs,
     parse::Invocation,
+    subcommand::{CommonArgs, FORMATS, Subcommand},
     validate::{self, nonempty_path},
 };
-use super::{CommonArgs, FORMATS, Subcommand};
 use crate::{
     cache::{
         Extent,
@@ -69,7 +69,7 @@ Exit codes:
 const EXTENTS: [(&str, Extent); 2] = [("sample", Extent::Sample), ("all", Extent::All)];
 
 impl Subcommand for CheckArgs {
-    const SYNOPSIS: &str = "check (--from=FILE | --digests-from=FILE) [flags]";
+    const SYNOPSIS: &str = "cache check (--from=FILE | --digests-from=FILE) [flags]";
 
     fn common(&self) -> &CommonArgs {
         &self.common
@@ -107,7 +107,7 @@ impl Subcommand for CheckArgs {
 mod tests {
     use super::*;
     use crate::{
-        cli::{cache::command, options::OutputFormat, parse},
+        cli::{options::OutputFormat, parse, subcommand::command},
         error::Exit,
     };
 

@@ -8,9 +8,9 @@ use super::super::{
     cluster::ClusterArgs,
     parse::Invocation,
     redis::RedisArgs,
+    subcommand::{CommonArgs, Subcommand},
     validate::{nonempty, nonempty_path, switch},
 };
-use super::{CommonArgs, Subcommand};
 use crate::{
     cache::{
         commands::{
@@ -95,7 +95,8 @@ Exit codes:
   130, 143  ended by Ctrl-C, by SIGTERM";
 
 impl Subcommand for FlushArgs {
-    const SYNOPSIS: &str = "flush [--redis-url=URL] (--from=FILE | --digests-from=FILE | --all) [flags]";
+    const SYNOPSIS: &str =
+        "cache flush [--redis-url=URL] (--from=FILE | --digests-from=FILE | --all) [flags]";
 
     fn common(&self) -> &CommonArgs {
         &self.common
@@ -184,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::{cache::command, parse},
+        cli::{parse, subcommand::command},
         error::Exit,
     };
 

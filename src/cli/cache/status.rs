@@ -3,9 +3,13 @@
 use clap::Parser;
 
 use super::super::{
-    connection::ConnectionArgs, parse::Invocation, place::PlaceArgs, redis::RedisArgs, validate,
+    connection::ConnectionArgs,
+    parse::Invocation,
+    place::PlaceArgs,
+    redis::RedisArgs,
+    subcommand::{CommonArgs, FORMATS, Subcommand},
+    validate,
 };
-use super::{CommonArgs, FORMATS, Subcommand};
 use crate::{cache::commands::status::StatusOptions, error::Failure};
 
 /// Show which caches the registry has, and what can be done about them
@@ -45,7 +49,7 @@ Exit codes:
   130, 143  ended by Ctrl-C, by SIGTERM";
 
 impl Subcommand for StatusArgs {
-    const SYNOPSIS: &str = "status [flags]";
+    const SYNOPSIS: &str = "cache status [flags]";
 
     fn common(&self) -> &CommonArgs {
         &self.common
@@ -66,7 +70,7 @@ impl Subcommand for StatusArgs {
 mod tests {
     use super::*;
     use crate::{
-        cli::{cache::command, options::OutputFormat, parse},
+        cli::{options::OutputFormat, parse, subcommand::command},
         error::Exit,
     };
 

@@ -8,9 +8,9 @@ use super::super::{
     connection::ConnectionArgs,
     parse::Invocation,
     place::PlaceArgs,
+    subcommand::{CommonArgs, Subcommand},
     validate::{invalid, nonempty, switch, timeout},
 };
-use super::{CommonArgs, Subcommand};
 use crate::{
     cache::{
         commands::switch::{Consent, SPELLED_OUT, SwitchOptions, Turn},
@@ -111,7 +111,7 @@ Exit codes:
   130, 143  ended by Ctrl-C, by SIGTERM";
 
 impl Subcommand for DisableArgs {
-    const SYNOPSIS: &str = "disable [--confirm] [flags]";
+    const SYNOPSIS: &str = "cache disable [--confirm] [flags]";
 
     fn common(&self) -> &CommonArgs {
         &self.switch.common
@@ -134,7 +134,7 @@ impl Subcommand for DisableArgs {
 }
 
 impl Subcommand for EnableArgs {
-    const SYNOPSIS: &str = "enable [--confirm] [flags]";
+    const SYNOPSIS: &str = "cache enable [--confirm] [flags]";
 
     fn common(&self) -> &CommonArgs {
         &self.switch.common
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::cache::detect::Place;
     use crate::{
-        cli::{cache::command, parse},
+        cli::{parse, subcommand::command},
         error::Exit,
     };
 

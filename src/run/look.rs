@@ -1,0 +1,208 @@
+//! What every command that decides does first: reads the cluster, and decides by the flags.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::cli::{self, PruneOptions};
+use crate::cluster::{ApiError, ApiRequest, Cluster, ConnectionOptions, Environment};
+use crate::error::Failure;
+use crate::inventory::{self, Read, Scope};
+use crate::model::{Inventory, Target};
+use crate::plan::{self, Plan, Rules, Stage2, StreamVerdict};
+use crate::report::printable;
+use crate::ui::Ui;
+
+/// How far the local clock and the server's may be apart without a warning, in seconds.
+const SKEW: i64 = 10;
+
+/// What was read of a cluster. Any number of plans can be made from it.
+pub(super) struct Look {
+    pub(super) inventory: Inventory,
+    /// `status.dockerImageRepository` of streams, with the streams' creation times in seconds.
+    pub(super) repositories: Vec<(i64, String)>,
+    /// Hosts in `dockerImageReference` of managed images, with how many name them.
+    pub(super) managed_hosts: BTreeMap<Box<str>, usize>,
+    /// The time that ages are counted from.
+    pub(super) now: Timestamp,
+    /// What the administrator should know of the reading.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Connects to the cluster; what the server warns of is said.
+pub(super) async fn connect(options: &ConnectionOptions, ui: &Arc<Ui>) -> Result<Cluster, Failure> {
+    let cluster = Cluster::connect(options, &Environment::of_process()).await?;
+    let ui = ui.clone();
+    Ok(cluster.on_warning(Arc::new(move |warning: &str| ui.message(&format!("Warning: {warning}")))))
+}
+
+/// Reads everything that a decision needs.
+///
+/// # Errors
+/// A list that may not be read, an Image whose metadata cannot be decoded.
+pub(super) async fn read(
+    cluster: &Cluster,
+    options: &PruneOptions,
+    tell: &(dyn Fn(inventory::Event) + Sync),
+) -> Result<Look, Failure> {
+    let mut warnings = Vec::new();
+    let now = now(cluster, &mut warnings).await?;
+    let read = inventory::read(cluster, &scope(options), tell).await?;
+    let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more } = read;
+    warnings.extend(more);
+    refuse_undecodable(&undecodable)?;
+    let missing = plan::missing_images(&inventory, &rules(options, now), &inventory.streams);
+    inventory::add_appeared(cluster, &mut inventory, &missing).await?;
+    Ok(Look { inventory, repositories, managed_hosts, now, warnings })
+}
+
+impl Look {
+    /// Decides by these flags; with what the administrator should know of the plan.
+    ///
+    /// # Errors
+    /// References that do not parse, without `--ignore-invalid-refs`.
+    pub(super) fn decide(&self, options: &PruneOptions, ui: &Ui) -> Result<(Plan, Vec<String>), Failure> {
+        let rules = rules(options, self.now);
+        let plan = tokio::task::block_in_place(|| plan::decide(&self.inventory, &rules));
+        refuse_invalid(&self.inventory, &plan, options.ignore_invalid_refs, ui)?;
+        let mut warnings = Vec::new();
+        plan_warnings(&self.inventory, &plan, &mut warnings);
+        Ok((plan, warnings))
+    }
+}
+
+/// The earlier of the local clock and the server's: what is young for either stays.
+async fn now(cluster: &Cluster, warnings: &mut Vec<String>) -> Result<Timestamp, Failure> {
+    let local = Timestamp::now();
+    let answer = match cluster.request(ApiRequest::get("/version")).await {
+        Ok(answer) => answer,
+        Err(ApiError::Forbidden { .. } | ApiError::NotFound { .. }) => return Ok(local),
+        Err(error) => return Err(cluster.failure(&error, "reach the API server")),
+    };
+    let date = answer.headers.get(http::header::DATE).and_then(|date| date.to_str().ok());
+    let Some(server) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else { return Ok(local) };
+    let server = server.timestamp();
+    let ahead = local.as_second() - server.as_second();
+    if ahead.abs() > SKEW {
+        let (which, seconds) = if ahead > 0 { ("ahead of", ahead) } else { ("behind", -ahead) };
+        warnings.push(format!(
+            "the local clock is {seconds} seconds {which} the API server's: ages are counted from the earlier of the two"
+        ));
+    }
+    Ok(local.min(server))
+}
+
+pub(super) fn scope(options: &cli::PruneOptions) -> Scope {
+    Scope { namespace: options.namespace.clone(), referrers_from: options.referrers_from.clone() }
+}
+
+fn rules(options: &cli::PruneOptions, now: Timestamp) -> Rules {
+    let cli::PruneOptions { all, keep, ignore_invalid_refs: _, namespace, prune_registry, referrers_from: _ } =
+        options;
+    let keep = match keep {
+        cli::Keep::Revisions { keep_tag_revisions, keep_younger_than } => plan::Keep::Recent {
+            tag_revisions: *keep_tag_revisions,
+            cutoff: now.as_nanosecond() - keep_younger_than.as_nanos(),
+        },
+        cli::Keep::OverSizeLimit => plan::Keep::WithinSizeLimit,
+    };
+    Rules { keep, all: *all, namespace: namespace.clone(), prune_registry: *prune_registry }
+}
+
+pub(super) fn log_reading(event: inventory::Event) {
+    match event {
+        inventory::Event::Progress(resource, count) => tracing::info!("{count} {resource} read"),
+        inventory::Event::Restarted(resource) => tracing::info!("the list of {resource} starts again"),
+        inventory::Event::Skipped(resource, why) => tracing::info!("{resource} are not read: {why}"),
+    }
+}
+
+fn refuse_undecodable(undecodable: &[(String, String)]) -> Result<(), Failure> {
+    const SHOWN: usize = 20;
+    let Some((name, error)) = undecodable.first() else { return Ok(()) };
+    let mut message = format!(
+        "read image metadata - no changes made: failed to read image metadata for {}: {error}",
+        printable(name)
+    );
+    for (name, error) in undecodable.iter().skip(1).take(SHOWN - 1) {
+        let _ = write!(message, "\n  failed to read image metadata for {}: {error}", printable(name));
+    }
+    if undecodable.len() > SHOWN {
+        let _ = write!(message, "\n  and {} more", undecodable.len() - SHOWN);
+    }
+    Err(Failure::nothing_changed(message).hint(format!(
+        "nobody knows which config such an image needs; look at it: oc get image {} -o yaml",
+        printable(name)
+    )))
+}
+
+/// References that do not parse stop the run, in the reference's words; with `--ignore-invalid-refs` each is named.
+fn refuse_invalid(inventory: &Inventory, plan: &Plan, ignore: bool, ui: &Ui) -> Result<(), Failure> {
+    let invalid = plan.references.invalid();
+    if invalid.is_empty() {
+        return Ok(());
+    }
+    let lines =
+        invalid.iter().map(|invalid| (*invalid, printable(&invalid.describe(inventory)).into_owned()));
+    if ignore {
+        for (invalid, line) in lines {
+            let readable = matches!(
+                &invalid.place().mention(inventory).target,
+                Target::Invalid { readable: Some(_), .. }
+            );
+            let effect = if readable {
+                "it protects what it names without the white space"
+            } else {
+                "it protects nothing"
+            };
+            ui.warning(&format!("{line} - ignored: {effect}"));
+        }
+        return Ok(());
+    }
+    let mut message =
+        "Failed to build graph!\n\nThe following objects have invalid references:\n\n".to_owned();
+    for (_, line) in lines {
+        let _ = writeln!(message, "  {line}");
+    }
+    message.push_str("\nEither fix the references or delete the objects to make the pruner proceed.");
+    ui.message(&message);
+    Err(Failure::nothing_changed("failed to build graph - no changes made")
+        .hint("prune without what these references protect: --ignore-invalid-refs"))
+}
+
+fn plan_warnings(inventory: &Inventory, plan: &Plan, warnings: &mut Vec<String>) {
+    if let Some(namespace) = &plan.rules.namespace
+        && inventory.streams.is_empty()
+    {
+        warnings.push(format!("there is no image stream in namespace {namespace}: nothing to prune"));
+    }
+    for place in plan.references.unknown_kinds() {
+        let referrer = place.referrer(inventory);
+        if let Target::UnknownKind(kind) = &place.mention(inventory).target {
+            warnings.push(format!(
+                "{}/{} namespace={}: the build's source is of kind {:?}, which refers to no image stream: ignored",
+                referrer.kind.word(),
+                referrer.name,
+                referrer.namespace,
+                kind
+            ));
+        }
+    }
+    for (stream, decision) in inventory.streams.iter().zip(&plan.streams) {
+        if let StreamVerdict::MetadataAbsent(image) = decision.verdict {
+            let image = inventory.names.text(inventory.images.all()[image].name);
+            warnings.push(format!(
+                "image stream {} stays as it is: its image {image} has no metadata",
+                stream.repository()
+            ));
+        }
+    }
+    if let Stage2::SkippedForMetadata(image) = plan.stage2 {
+        let image = inventory.names.text(inventory.images.all()[image].name);
+        warnings.push(format!(
+            "no image is deleted: image {image} has no metadata, and nobody knows which config it needs"
+        ));
+    }
+}

@@ -1,0 +1,135 @@
+//! From flags to exit code: one room for each kind of run.
+
+mod kept;
+mod look;
+mod prune;
+mod signals;
+
+use std::sync::Arc;
+
+use crate::cache::commands::check::{self, CheckOptions};
+use crate::cache::commands::flush::{self, FlushOptions};
+use crate::cache::commands::status::{self, StatusOptions};
+use crate::cache::commands::switch::{self, SwitchOptions};
+use crate::cli::{Invocation, OutputFormat};
+use crate::cluster;
+use crate::error::{Exit, Failure};
+use crate::ui::Ui;
+use signals::{first_signal, listen_to_signals};
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// What ended the run before any change was made. Failures after that are told on stderr, and are in the exit code.
+pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    let options = match invocation {
+        Invocation::Print(text) => {
+            ui.result(|out| write!(out, "{text}"));
+            return Ok(Exit::Done);
+        }
+        Invocation::CacheCheck(options) => return check_caches(&options, ui),
+        Invocation::CacheFlush(options) => return flush_cache(&options, ui),
+        Invocation::CacheSwitch(options) => return switch_caches(&options, ui),
+        Invocation::CacheStatus(options) => return show_cache(&options, ui),
+        Invocation::Prune(options) => options,
+    };
+    start(options.verbosity, prune::run(&options, ui))
+}
+
+fn flush_cache(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        // An eviction may be done twice: it is ended wherever it is, and the next run does the rest.
+        tokio::select! {
+            signal = first_signal(&mut stop) => Err(flush::interrupted(options, signal)),
+            flushed = flush::flush(options, ui) => flushed,
+        }
+    })
+}
+
+fn switch_caches(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        // The old values are kept before anything is changed: it is ended wherever it is, and the next run goes on.
+        tokio::select! {
+            signal = first_signal(&mut stop) => Err(switch::interrupted(options, signal)),
+            switched = switch::switch(options, ui) => switched,
+        }
+    })
+}
+
+fn check_caches(options: &CheckOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        let found = tokio::select! {
+            signal = first_signal(&mut stop) => return Err(check::interrupted(signal)),
+            found = check::check(options, ui) => found?,
+        };
+        match options.output {
+            OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
+            OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
+                ui.result(|out| check::write_text(out, &found));
+            }
+        }
+        check::conclusion(options, &found).map_or(Ok(Exit::Done), Err)
+    })
+}
+
+fn show_cache(options: &StatusOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
+    start(options.verbosity, async {
+        let mut stop = listen_to_signals(ui.clone());
+        tokio::select! {
+            signal = first_signal(&mut stop) => Err(status::interrupted(signal)),
+            found = status::find(options, ui) => {
+                let found = found?;
+                match options.output {
+                    OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
+                    OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
+                        ui.result(|out| status::write_text(out, &found));
+                    }
+                }
+                Ok(Exit::Done)
+            }
+        }
+    })
+}
+
+/// Starts what every run needs, and runs it.
+fn start(verbosity: u8, run: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    start_log(verbosity);
+    cluster::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::nothing_changed(format!("start the runtime: {error}")))?;
+    let exit = runtime.block_on(run);
+    // A name look-up that hangs in a worker thread must not keep the process.
+    runtime.shutdown_background();
+    exit
+}
+
+/// The log of the libraries and of ourselves, on stderr: nothing but what went wrong without `-v`.
+fn start_log(verbosity: u8) {
+    let filter = match verbosity {
+        0 => "off",
+        1..=3 => "oc_prune_images=info",
+        4..=5 => "oc_prune_images=debug",
+        // Not the libraries' traces: they show whole requests, credentials included.
+        _ => "debug,oc_prune_images=trace",
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A second start, in a test, changes nothing.
+    let _ = log.try_init();
+}
+
+fn write_document(ui: &Ui, format: OutputFormat, document: &impl serde::Serialize) {
+    ui.result(|out| {
+        if format == OutputFormat::Yaml {
+            let text = serde_saphyr::to_string(document).map_err(std::io::Error::other)?;
+            write!(out, "{text}")
+        } else {
+            serde_json::to_writer_pretty(&mut *out, document)?;
+            writeln!(out)
+        }
+    });
+}
