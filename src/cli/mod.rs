@@ -19,4 +19,4 @@ mod values;
 mod tests;
 
 pub use options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions};
-pub use parse::{Invocation, parse};
+pub use parse::{Invocation, commands, parse};

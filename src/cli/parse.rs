@@ -80,6 +80,14 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
     validate::validate(args, program.to_owned()).map(|options| Invocation::Prune(Box::new(options)))
 }
 
+/// Every command with its flags, the one without a name first: for the pages and scripts that are made from them.
+#[must_use]
+pub fn commands(program: &str) -> Vec<clap::Command> {
+    let mut commands = vec![command(program)];
+    commands.extend(cache::commands(program));
+    commands
+}
+
 fn command(program: &str) -> clap::Command {
     like_pflag(PruneArgs::command())
         .bin_name(program)

@@ -7,7 +7,10 @@ mod switch;
 
 use std::ffi::OsString;
 
-use super::{parse::Invocation, subcommand::read};
+use super::{
+    parse::Invocation,
+    subcommand::{command, read},
+};
 use crate::{error::Failure, text::sanitize};
 
 /// What `cache` prints when no subcommand follows.
@@ -42,4 +45,15 @@ pub(super) fn invocation(words: &[OsString], program: &str) -> Result<Invocation
                 .hint(format!("see what there is: {program} cache --help")))
         }
     }
+}
+
+/// The subcommands with their flags.
+pub(super) fn commands(program: &str) -> [clap::Command; 5] {
+    [
+        command::<check::CheckArgs>(program),
+        command::<flush::FlushArgs>(program),
+        command::<switch::DisableArgs>(program),
+        command::<switch::EnableArgs>(program),
+        command::<status::StatusArgs>(program),
+    ]
 }
