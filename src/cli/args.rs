@@ -24,6 +24,13 @@ pub(super) struct PruneArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) confirm: Option<String>,
 
+    /// Only say what would be deleted: the default, without questions
+    ///
+    /// As kubectl spells it: also --dry-run=client and --dry-run=server, which mean the same here. --dry-run=none and
+    /// --dry-run=false are as if it were not given.
+    #[arg(long, value_name = "WORD", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) dry_run: Option<String>,
+
     #[command(flatten)]
     pub(super) selection: SelectionArgs,
 

@@ -19,6 +19,9 @@ pub struct Options {
     pub registry: RegistryOptions,
     /// `--confirm`: really delete. Without it the run is a dry run.
     pub confirm: bool,
+    /// Whether the command line leaves it open what is to be done, so that somebody at a terminal may be asked: neither
+    /// `--confirm` nor `--dry-run` nor `--output`.
+    pub may_ask: bool,
     /// `--num-workers`: deletions in flight.
     pub num_workers: NonZeroUsize,
     /// `--output`.

@@ -71,6 +71,32 @@ fn booleans_have_both_spellings() {
 }
 
 #[test]
+fn a_dry_run_is_spelled_as_kubectl_does_and_excludes_a_confirmation() {
+    for (line, may_ask) in [
+        ("", true),
+        ("--dry-run=none", true),
+        ("--dry-run=false", true),
+        ("--dry-run", false),
+        ("--dry-run=client", false),
+        ("--dry-run=server", false),
+        ("--dry-run=true --confirm=false", false),
+        ("--confirm=false", false),
+        ("--confirm", false),
+        ("-o text", false),
+    ] {
+        assert_eq!(options(line).may_ask, may_ask, "{line}");
+    }
+    assert!(options("--confirm --dry-run=none").confirm);
+    for line in ["--confirm --dry-run", "--dry-run=server --confirm=true"] {
+        assert_eq!(failure(line).message, "--confirm cannot be specified with --dry-run", "{line}");
+    }
+    assert_eq!(
+        failure("--dry-run=maybe").message,
+        "invalid argument \"maybe\" for \"--dry-run\" flag: it must be one of client, server, none, true, false"
+    );
+}
+
+#[test]
 fn a_boolean_never_takes_the_next_word() {
     assert_eq!(failure("--all false").message, "no arguments are allowed to this command");
     assert_eq!(failure("--confirm true").message, "no arguments are allowed to this command");

@@ -24,13 +24,19 @@ const NUM_WORKERS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 /// Checks every value and fills in the defaults.
 pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Failure> {
     no_words(&args.words)?;
+    let confirm = switch("--confirm", args.confirm.as_deref())?;
+    let dry_run = dry_run(args.dry_run.as_deref())?;
+    if confirm && dry_run {
+        return Err(Failure::usage("--confirm cannot be specified with --dry-run"));
+    }
     let options = Options {
         program,
         prune: args.selection.options()?,
         num_workers: num_workers(args.num_workers.as_deref())?,
         output: output(args.output.as_deref())?,
         verbosity: verbosity(args.verbosity.as_deref())?,
-        confirm: switch("--confirm", args.confirm.as_deref())?,
+        confirm,
+        may_ask: args.confirm.is_none() && !dry_run && nonempty(args.output).is_none(),
         cache: CacheOptions {
             strategy: word("--registry-cache", args.registry_cache, Strategy::BY_NAME)?,
             check: word("--check", args.check, Extent::BY_NAME)?,
@@ -43,6 +49,16 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
         registry: args.registry.options()?,
     };
     Ok(options)
+}
+
+/// `--dry-run` in kubectl's spellings, and as a boolean.
+fn dry_run(word: Option<&str>) -> Result<bool, Failure> {
+    match word {
+        Some("client" | "server") => Ok(true),
+        None | Some("none") => Ok(false),
+        Some(word) => values::boolean(word)
+            .map_err(|_| invalid("--dry-run", word, "it must be one of client, server, none, true, false")),
+    }
 }
 
 /// No command takes words that are no flags.

@@ -15,7 +15,6 @@ use crate::cli::{self, Options, OutputFormat};
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
 use crate::execute::{self, BrokenImage, Event, FailedObject, Meanwhile, Outcome, Signal, Tools};
-use crate::model::Inventory;
 use crate::plan::Plan;
 use crate::registry::{self, Registry, Settings};
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
@@ -27,81 +26,107 @@ use crate::ui::Ui;
 pub(super) async fn run(options: &Options, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     let mut stop = listen_to_signals(ui.clone());
     // Until something is changed there is nothing to finish: a signal ends the run at once.
-    let prepared = tokio::select! {
+    let (planned, ready) = tokio::select! {
         signal = first_signal(&mut stop) => return Err(interrupted(signal)),
-        prepared = prepare(options, ui) => prepared?,
+        begun = begin(options, ui) => begun?,
     };
-    if options.confirm {
-        return Ok(prune(options, ui, prepared, stop).await);
+    match ready {
+        Some(ready) => Ok(Box::pin(prune(options, ui, planned, ready, stop)).await),
+        None => Ok(Exit::Done),
     }
-    let cache = tokio::select! {
-        signal = first_signal(&mut stop) => return Err(interrupted(signal)),
-        cache = foresee(options, &prepared) => cache,
-    };
-    report_dry_run(options, ui, &prepared, cache);
-    Ok(Exit::Done)
 }
 
-/// What a run has before it changes anything.
-struct Prepared {
+/// Everything before the first change: reads, decides, and gets ready for what is to be carried out, if anything is.
+async fn begin(options: &Options, ui: &Arc<Ui>) -> Result<(Planned, Option<Ready>), Failure> {
+    let cluster = look::connect(&options.connection, ui).await?;
+    if options.confirm {
+        has_token(options, &cluster).await?;
+    }
+    let look = look::read(&cluster, &options.prune, &look::log_reading).await?;
+    let planned = decide(options, ui, cluster, look)?;
+    if !options.confirm {
+        let cache = foresee(options, &planned).await;
+        report_dry_run(options, ui, &planned, cache);
+        return Ok((planned, None));
+    }
+    let ready = get_ready(options, ui, &planned).await?;
+    Ok((planned, Some(ready)))
+}
+
+/// What is to be done, and what it was decided from.
+struct Planned {
     cluster: Cluster,
-    /// Absent in a dry run and with `--prune-registry=false`.
-    registry: Option<Registry>,
-    inventory: Inventory,
+    look: Look,
     plan: Plan,
-    /// Absent where nothing is deleted from a registry.
-    caches: Option<CacheStep>,
     context: Context,
 }
 
-async fn prepare(options: &Options, ui: &Arc<Ui>) -> Result<Prepared, Failure> {
-    let cluster = look::connect(&options.connection, ui).await?;
-    let needs_registry = options.confirm && options.prune.prune_registry;
-    if needs_registry && cluster.bearer_token().await?.is_none() {
+/// Whoever deletes in the registry has to log in to it.
+async fn has_token(options: &Options, cluster: &Cluster) -> Result<(), Failure> {
+    if options.prune.prune_registry && cluster.bearer_token().await?.is_none() {
         return Err(registry::no_token());
     }
+    Ok(())
+}
+
+/// Decides by these flags, and says what the administrator should know.
+fn decide(options: &Options, ui: &Ui, cluster: Cluster, look: Look) -> Result<Planned, Failure> {
     let mut warnings = Vec::new();
-    if needs_registry && let Some(user) = cluster.impersonated_user() {
+    if options.confirm
+        && options.prune.prune_registry
+        && let Some(user) = cluster.impersonated_user()
+    {
         warnings
             .push(format!("--as={user} reaches only the API server: the registry sees the token's own user"));
     }
-    let look = look::read(&cluster, &options.prune, &look::log_reading).await?;
     warnings.extend(look.warnings.iter().cloned());
     let (plan, more) = look.decide(&options.prune, ui)?;
     warnings.extend(more);
     for warning in &mut warnings {
         *warning = printable(warning).into_owned();
     }
-    let Look { inventory, repositories, managed_hosts, now, warnings: _ } = look;
     for warning in &warnings {
         ui.warning(warning);
     }
-    let registry = if needs_registry {
-        let managed =
-            managed_hosts.iter().flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
-        let repositories_are_unknown = repositories.is_empty();
-        let address = registry::choose(options.registry.url.as_ref(), repositories, managed);
-        match address {
-            // Without a registry there is nothing to be deleted from one.
-            Err(_) if repositories_are_unknown && !changes_registry(&plan) => None,
-            address => Some(connect_registry(options, &cluster, address?, ui).await?),
-        }
-    } else {
-        None
-    };
-    let caches = match &registry {
-        Some(registry) if changes_registry(&plan) => {
-            Some(CacheStep::prepare(&cluster, registry, &options.cache, &cache_events(ui)).await?)
-        }
-        _ => None,
-    };
     let context = Context {
         server: cluster.server().to_owned(),
-        now,
+        now: look.now,
         ignore_invalid_refs: options.prune.ignore_invalid_refs,
         warnings,
     };
-    Ok(Prepared { cluster, registry, inventory, plan, caches, context })
+    Ok(Planned { cluster, look, plan, context })
+}
+
+/// What a plan is carried out with.
+struct Ready {
+    /// Absent with `--prune-registry=false`, and where there is nothing to be deleted from one.
+    registry: Option<Registry>,
+    /// Absent where nothing is deleted from a registry.
+    caches: Option<CacheStep>,
+}
+
+/// Connects to the registry and prepares the cache step. Nothing is changed yet.
+async fn get_ready(options: &Options, ui: &Arc<Ui>, planned: &Planned) -> Result<Ready, Failure> {
+    let Planned { cluster, look, plan, context: _ } = planned;
+    if !options.prune.prune_registry {
+        return Ok(Ready { registry: None, caches: None });
+    }
+    let Look { repositories, managed_hosts, .. } = look;
+    let managed =
+        managed_hosts.iter().flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
+    let address = registry::choose(options.registry.url.as_ref(), repositories.clone(), managed);
+    let registry = match address {
+        // Without a registry there is nothing to be deleted from one.
+        Err(_) if repositories.is_empty() && !changes_registry(plan) => None,
+        address => Some(connect_registry(options, cluster, address?, ui).await?),
+    };
+    let caches = match &registry {
+        Some(registry) if changes_registry(plan) => {
+            Some(CacheStep::prepare(cluster, registry, &options.cache, &cache_events(ui)).await?)
+        }
+        _ => None,
+    };
+    Ok(Ready { registry, caches })
 }
 
 fn changes_registry(plan: &Plan) -> bool {
@@ -131,17 +156,17 @@ async fn connect_registry(
 }
 
 /// What a confirmed run would do about the registry's caches.
-async fn foresee(options: &Options, prepared: &Prepared) -> CachePlan {
-    if options.prune.prune_registry && changes_registry(&prepared.plan) {
-        cache::foreseen_plan(&prepared.cluster, &options.cache).await
+async fn foresee(options: &Options, planned: &Planned) -> CachePlan {
+    if options.prune.prune_registry && changes_registry(&planned.plan) {
+        cache::foreseen_plan(&planned.cluster, &options.cache).await
     } else {
         CachePlan::unneeded(NOTHING_DELETED)
     }
 }
 
-fn report_dry_run(options: &Options, ui: &Ui, prepared: &Prepared, cache: CachePlan) {
-    let Prepared { inventory, plan, context, .. } = prepared;
-    let view = View { inventory, plan };
+fn report_dry_run(options: &Options, ui: &Ui, planned: &Planned, cache: CachePlan) {
+    let Planned { look, plan, context, .. } = planned;
+    let view = View { inventory: &look.inventory, plan };
     ui.message("Dry run enabled - no modifications will be made. Add --confirm to remove images");
     api_only_notice(options, ui);
     ui.message(&report::cache::plan_line(&cache));
@@ -170,10 +195,12 @@ fn api_only_notice(options: &Options, ui: &Ui) {
 async fn prune(
     options: &Options,
     ui: &Arc<Ui>,
-    prepared: Prepared,
+    planned: Planned,
+    ready: Ready,
     stop: watch::Receiver<Option<Signal>>,
 ) -> Exit {
-    let Prepared { cluster, registry, inventory, plan, caches, context } = prepared;
+    let Planned { cluster, look: Look { inventory, .. }, plan, context } = planned;
+    let Ready { registry, caches } = ready;
     api_only_notice(options, ui);
     let lines = matches!(options.output, OutputFormat::Text | OutputFormat::Wide);
     // Changes are told by many workers at once; a line must not be torn.
@@ -190,9 +217,9 @@ async fn prune(
         }
     };
     let events = cache_events(ui);
-    let planned = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
+    let cache_plan = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
     if let Some(caches) = &caches {
-        ui.message(&report::cache::plan_line(&planned));
+        ui.message(&report::cache::plan_line(&cache_plan));
         if let Err(failure) = caches.before(&cluster, &options.connection, &options.program, &events).await {
             ui.failure(&failure);
             return failure.exit;
@@ -211,7 +238,7 @@ async fn prune(
     let document = matches!(options.output, OutputFormat::Json | OutputFormat::Yaml)
         .then(|| View { inventory: &inventory, plan: &plan }.body(&context));
     let mut executed = execute::execute(tools, &plan, inventory).await;
-    let mut cache = CacheOutcome::from_plan(planned);
+    let mut cache = CacheOutcome::from_plan(cache_plan);
     match (caches, &registry) {
         (Some(caches), Some(registry)) => {
             let kept = KeptResult::write(&context.server, &executed.outcome);
