@@ -1,0 +1,128 @@
+//! A shell with a cluster: what the reader of a page is assumed to have.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use sandbox::api::{Rule, pruner_and};
+use sandbox::example::Example;
+use sandbox::{Cluster, ClusterConfig, Config};
+use tempfile::TempDir;
+
+/// How the documentation calls the servers that the sandbox has at addresses of its own.
+const API: &str = "api.example.com:6443";
+const REGISTRY: &str = "image-registry.openshift-image-registry.svc:5000";
+
+/// The Debian packages' programs that pages may use beside the plugin.
+const PROGRAMS: [&str; 2] = ["jq", "kubectl"];
+
+/// Seconds that a command may take, unless it hangs.
+const LIMIT: &str = "60";
+
+/// A cluster, and a home directory with a kubeconfig for it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    cluster: Option<Cluster>,
+    home: TempDir,
+}
+
+impl Session {
+    /// The session that a page asks for by `<!-- cluster: NAME -->`.
+    pub(crate) fn start(scene: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let layers = Rule::new(&["get"], &["image.openshift.io"], &["imagestreams/layers"]);
+        let config = ClusterConfig {
+            sandbox: Config::default().user("checker", "checker", pruner_and([layers])),
+            ..ClusterConfig::default()
+        };
+        let cluster = match scene {
+            "example" => Some(config),
+            "none" => None,
+            _ => panic!("no scene is called {scene:?}"),
+        };
+        let cluster = cluster.map(Cluster::start);
+        let session = Self { cluster, home };
+        session.furnish();
+        if let Some(cluster) = &session.cluster {
+            cluster.block_on(Example::build(cluster)).unwrap();
+        }
+        session
+    }
+
+    /// Puts the kubeconfigs, and `oc` and the plugin, where the shell finds them.
+    fn furnish(&self) {
+        let home = self.home.path();
+        let (programs, kube) = (home.join("bin"), home.join(".kube"));
+        for directory in [&programs, &kube] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let plugin = env!("CARGO_BIN_EXE_oc-prune_images");
+        for name in ["oc-prune_images", "kubectl-prune_images"] {
+            std::os::unix::fs::symlink(plugin, programs.join(name)).unwrap();
+        }
+        // `oc` finds plugins as `kubectl` does, and is no Debian package.
+        let oc = "#!/bin/sh\nif [ \"$1\" = prune-images ]; then shift; exec oc-prune_images \"$@\"; fi\nexec kubectl \"$@\"\n";
+        executable(&programs.join("oc"), oc);
+        if let Some(cluster) = &self.cluster {
+            std::fs::rename(cluster.kubeconfig(home, "pruner"), kube.join("config")).unwrap();
+            for user in ["admin", "checker", "nobody"] {
+                let _ = cluster.kubeconfig(home, user);
+            }
+        }
+    }
+
+    /// Runs a command as this user and returns what a terminal would show, and the exit code.
+    pub(crate) fn run(&self, command: &str, user: &str) -> (String, i32) {
+        let home = self.home.path();
+        let path = home.join("bin").display().to_string();
+        let output = home.join(".output");
+        let file = std::fs::File::create(&output).unwrap();
+        let mut shell = Command::new("timeout");
+        shell.args([LIMIT, "sh", "-c", &self.for_the_sandbox(command)]).current_dir(home).env_clear();
+        shell.env("PATH", format!("{path}:/usr/local/bin:/usr/bin:/bin")).env("HOME", home);
+        if user != "pruner" {
+            shell.env("KUBECONFIG", home.join(format!("kubeconfig-{user}")));
+        }
+        shell.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        let code = shell.status().unwrap().code().unwrap_or(-1);
+        (self.for_the_reader(&std::fs::read_to_string(output).unwrap()), code)
+    }
+
+    /// The servers of the documentation become those of the sandbox.
+    fn for_the_sandbox(&self, command: &str) -> String {
+        self.servers().into_iter().fold(command.to_owned(), |text, (there, here)| text.replace(there, &here))
+    }
+
+    fn for_the_reader(&self, output: &str) -> String {
+        let output = output.replace(&self.home.path().display().to_string(), "~");
+        self.servers().into_iter().fold(output, |text, (there, here)| text.replace(&here, there))
+    }
+
+    /// Each server's name in the documentation, and where it is.
+    fn servers(&self) -> Vec<(&'static str, String)> {
+        let Some(cluster) = &self.cluster else { return Vec::new() };
+        let api = cluster.sandbox().api_url();
+        vec![
+            (API, api.trim_start_matches("https://").to_owned()),
+            (REGISTRY, cluster.registry_host().to_owned()),
+        ]
+    }
+}
+
+/// The first program that a command needs beside the plugin, and that this machine does not have.
+pub(crate) fn missing(command: &str) -> Option<&'static str> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let uses = |program: &&str| {
+        let other_command = |pair: &[&str]| pair[0] == "oc" && pair[1] != "prune-images";
+        words.contains(program) || *program == "kubectl" && words.windows(2).any(other_command)
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed =
+        |program: &str| std::env::split_paths(&path).any(|directory| directory.join(program).exists());
+    PROGRAMS.into_iter().filter(uses).find(|program| !installed(program))
+}
+
+fn executable(path: &Path, content: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, content).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
