@@ -128,6 +128,14 @@ hint: days are no unit, use hours: --keep-younger-than=72h
 "#,
         ),
         (
+            &["-l", "app=web api"],
+            2,
+            r#"
+error: invalid argument "app=web api" for "-l, --selector" flag: unable to parse requirement: found 'api', expected: ',' or 'end of string'
+hint: the grammar is kubectl's: --selector='app=web,tier in (a,b),!old'
+"#,
+        ),
+        (
             &["--num-workers=-1"],
             2,
             r"

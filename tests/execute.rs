@@ -106,6 +106,43 @@ fn a_stream_that_changed_is_decided_about_again() {
     assert!(!cluster.images().contains(&digest("b")));
 }
 
+/// The shop, with a label on each of its streams.
+fn labelled() -> Vec<Value> {
+    let mut objects = shop();
+    for object in objects.iter_mut().filter(|object| object["kind"] == "ImageStream") {
+        object["metadata"]["labels"] = json!({ "app": object["metadata"]["name"] });
+    }
+    objects
+}
+
+#[test]
+fn a_selector_changes_the_selected_streams_alone_and_no_image() {
+    let cluster = Cluster::of(labelled());
+    let ran = cluster.prune(&[KEEP_ONE, "--selector=app in (api,other)"]).exits(0);
+    let changes = cluster.changes();
+    assert_eq!(names(&changes.statuses), ["shop/api".to_owned()].into(), "{ran}");
+    assert_eq!(names(&changes.manifest_links), [format!("shop/api@{}", digest("f"))].into());
+    assert!(changes.images.is_empty() && changes.blobs.is_empty(), "{ran}");
+
+    // Both have to fit.
+    let before = cluster.sandbox.request_log().len();
+    cluster.prune(&[KEEP_ONE, "-lapp=web", "-nelsewhere"]).exits(0).prints("Summary: deleted 0 objects\n");
+    assert!(cluster.changes_since(before).is_empty());
+}
+
+#[test]
+fn a_stream_that_is_no_longer_selected_stays() {
+    let cluster = Cluster::of(labelled());
+    let relabel = cluster.sandbox.hook(|store| {
+        store.update("imagestreams", "shop", "web", |stream| stream["metadata"]["labels"] = json!({}));
+    });
+    once(&cluster, Method::PUT, WEB_STATUS, relabel);
+    let ran = cluster.prune(&[KEEP_ONE, "-lapp"]).exits(0);
+    let web = ["a", "b", "c", "d"].map(digest);
+    assert_eq!(cluster.tags("shop", "web")["latest"], web, "{ran}");
+    assert_eq!(cluster.tags("shop", "api")["latest"], [digest("e")], "{ran}");
+}
+
 #[test]
 fn an_update_whose_answer_is_lost_is_not_forgotten() {
     for action in [Action::ResetAfter, Action::AnswerAfter(Answer::new(StatusCode::GATEWAY_TIMEOUT))] {

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oc_prune_images::inventory::read_lists;
-use oc_prune_images::model::Inventory;
-use oc_prune_images::plan::{ImageVerdict, ItemVerdict, Keep, Plan, Rules, decide, named_blobs};
+use oc_prune_images::inventory::{read_lists, read_lists_selecting};
+use oc_prune_images::model::{Inventory, Selector};
+use oc_prune_images::plan::{ImageVerdict, ItemVerdict, Keep, Plan, Rules, Stage2, decide, named_blobs};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -172,6 +172,7 @@ impl World {
                     "resourceVersion": "1",
                     "creationTimestamp": time(stream.hours),
                     "annotations": {"prune-images/keep": stream.keep.to_string()},
+                    "labels": {"number": number.to_string()},
                 },
                 "status": {"tags": tags.collect::<Vec<_>>()},
             })
@@ -211,12 +212,21 @@ impl PodSpec {
     }
 }
 
+fn pages(lists: &BTreeMap<&'static str, Vec<Value>>) -> Vec<(&'static str, Vec<u8>)> {
+    let page = |items: &Vec<Value>| json!({ "items": items }).to_string().into_bytes();
+    lists.iter().map(|(resource, items)| (*resource, page(items))).collect()
+}
+
 fn read(lists: &BTreeMap<&'static str, Vec<Value>>) -> Inventory {
-    let bytes: Vec<(&str, Vec<u8>)> = lists
-        .iter()
-        .map(|(resource, items)| (*resource, json!({ "items": items }).to_string().into_bytes()))
-        .collect();
-    read_lists(bytes.iter().map(|(resource, page)| (*resource, page.as_slice()))).unwrap().inventory
+    let pages = pages(lists);
+    read_lists(pages.iter().map(|(resource, page)| (*resource, page.as_slice()))).unwrap().inventory
+}
+
+fn read_selecting(lists: &BTreeMap<&'static str, Vec<Value>>, selector: &str) -> Inventory {
+    let pages = pages(lists);
+    let selector = Some(Selector::parse(selector).unwrap());
+    let lists = pages.iter().map(|(resource, page)| (*resource, page.as_slice()));
+    read_lists_selecting(lists, selector).unwrap().inventory
 }
 
 /// Everything that goes, by name.
@@ -242,6 +252,11 @@ fn deleted(inventory: &Inventory, plan: &Plan) -> BTreeSet<String> {
         all.extend(decision.blobs.iter().map(|id| format!("blob {}", text(*id))));
     }
     all
+}
+
+/// What stage 1 deletes of it.
+fn stage1(deleted: &BTreeSet<String>) -> BTreeSet<String> {
+    deleted.iter().filter(|name| !name.starts_with("image ") && !name.starts_with("blob ")).cloned().collect()
 }
 
 /// The cluster after the plan was carried out.
@@ -426,6 +441,28 @@ proptest! {
         let keep = Keep::Recent { tag_revisions: tag_revisions + more, cutoff };
         let kept_more = deleted(&inventory, &decide(&inventory, &Rules { keep, ..rules }));
         prop_assert!(kept_more.is_subset(&fewer), "{:#?}", kept_more.difference(&fewer).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_selector_deletes_a_subset_of_the_selected_streams_and_no_image(
+        (world, rules, number) in (worlds(), rules(), 0..5_usize)
+    ) {
+        let lists = world.lists();
+        let all = deleted(&read(&lists), &decide(&read(&lists), &rules));
+        let of_one: BTreeSet<String> = all.iter().filter(|name| name.contains(&format!(" ns/s{number}"))).cloned().collect();
+        for (selector, expected) in [
+            (format!("number={number}"), of_one.clone()),
+            (format!("number notin ({number})"), &stage1(&all) - &of_one),
+            ("!number".to_owned(), BTreeSet::new()),
+        ] {
+            let inventory = read_selecting(&lists, &selector);
+            let plan = decide(&inventory, &rules);
+            let found = deleted(&inventory, &plan);
+            // What a stream loses depends on no other stream; so this is the whole of it.
+            prop_assert_eq!(&found, &expected, "{}", selector);
+            prop_assert!(found.iter().all(|name| !name.starts_with("image ") && !name.starts_with("blob ")));
+            prop_assert_eq!(plan.stage2, Stage2::SkippedForSelector);
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use jiff::SignedDuration;
 
 use crate::{
-    cache::CacheOptions, cluster::ConnectionOptions, inventory::ResourceName, registry::RegistryUrl, text,
+    cache::CacheOptions, cluster::ConnectionOptions, inventory::ResourceName, model::Selector,
+    registry::RegistryUrl, text,
 };
 
 /// Everything that a prune was asked for.
@@ -45,6 +46,8 @@ pub struct PruneOptions {
     pub ignore_invalid_refs: bool,
     /// `--namespace`: only the streams of this namespace. The kubeconfig's namespace does not count.
     pub namespace: Option<String>,
+    /// `--selector`: only the streams with these labels.
+    pub selector: Option<Selector>,
     /// `--referrers-from`: resources whose objects protect images, too.
     pub referrers_from: Vec<ResourceName>,
     /// `--prune-registry`: also remove data from the registry (the default), not only API objects.

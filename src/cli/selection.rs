@@ -11,7 +11,7 @@ use super::{
         not_negative, switch,
     },
 };
-use crate::{error::Failure, inventory::ResourceName};
+use crate::{error::Failure, inventory::ResourceName, model::Selector};
 
 const KEEP_TAG_REVISIONS: u32 = 3;
 const KEEP_YOUNGER_THAN: SignedDuration = SignedDuration::from_mins(60);
@@ -64,6 +64,13 @@ pub(super) struct SelectionArgs {
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
 
+    /// Only the image streams with these labels
+    ///
+    /// kubectl's grammar: app=web,tier in (a,b),!old. All streams are read, and no image objects are deleted. With
+    /// --namespace, both must fit.
+    #[arg(long, short = 'l', value_name = "SELECTOR")]
+    selector: Option<String>,
+
     /// Resources whose objects use images, too (can be repeated)
     ///
     /// RESOURCE, RESOURCE.GROUP or RESOURCE.VERSION.GROUP, several with commas between them: rollouts.argoproj.io. An
@@ -81,6 +88,7 @@ impl SelectionArgs {
             keep: keep(self)?,
             ignore_invalid_refs: switch("--ignore-invalid-refs", self.ignore_invalid_refs.as_deref())?,
             namespace: namespace(self.namespace.clone())?,
+            selector: selector(self.selector.as_deref())?,
             referrers_from: referrers_from(&self.referrers_from)?,
             prune_registry: boolean("--prune-registry", self.prune_registry.as_deref())?.unwrap_or(true),
         })
@@ -128,6 +136,15 @@ fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
         return Ok(Some(name));
     }
     Err(invalid("-n, --namespace", &name, NO_NAMESPACE))
+}
+
+/// Nothing but white space selects everything, as in kubectl.
+fn selector(word: Option<&str>) -> Result<Option<Selector>, Failure> {
+    let Some(word) = word.filter(|word| !word.trim().is_empty()) else { return Ok(None) };
+    Selector::parse(word).map(Some).map_err(|error| {
+        invalid("-l, --selector", word, format!("unable to parse requirement: {error}"))
+            .hint("the grammar is kubectl's: --selector='app=web,tier in (a,b),!old'")
+    })
 }
 
 fn referrers_from(lists: &[String]) -> Result<Vec<ResourceName>, Failure> {

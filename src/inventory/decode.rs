@@ -13,8 +13,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::value::RawValue;
 
 use crate::model::{
-    Id, Image, Images, Item, Kind, LimitRange, Mention, Names, Quantity, Referrer, Source, Stream, Tag,
-    Target,
+    Id, Image, Images, Import, Item, Kind, LimitRange, Mention, Names, Quantity, Referrer, Selector, Source,
+    Stream, Tag, Target, pull_spec,
 };
 
 /// The label and annotation that protects what carries it.
@@ -120,9 +120,89 @@ impl<'de> Deserialize<'de> for Marked {
     }
 }
 
+/// The labels of a stream, which a selector may ask for.
+#[derive(Debug, Default)]
+struct Labels<'a>(Vec<(Text<'a>, Text<'a>)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Labels<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct LabelsVisitor;
+        impl<'de> Visitor<'de> for LabelsVisitor {
+            type Value = Labels<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of strings")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels<'de>, A::Error> {
+                let mut labels = Vec::new();
+                while let Some(label) = map.next_entry()? {
+                    labels.push(label);
+                }
+                Ok(Labels(labels))
+            }
+        }
+        deserializer.deserialize_map(LabelsVisitor)
+    }
+}
+
+/// Whether labels protect what carries them.
+trait Protecting {
+    fn keep(&self) -> bool;
+}
+
+impl Protecting for Marked {
+    fn keep(&self) -> bool {
+        self.keep
+    }
+}
+
+impl Protecting for Labels<'_> {
+    fn keep(&self) -> bool {
+        self.0.iter().any(|(key, value)| &**key == KEEP_MARK && &**value == "true")
+    }
+}
+
+/// The controller among the owners, as `Kind/name`.
+#[derive(Debug, Default)]
+struct Controller(Option<Box<str>>);
+
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Metadata<'a> {
+#[serde(default)]
+struct OwnerReference<'a> {
+    #[serde(borrow)]
+    kind: Text<'a>,
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(deserialize_with = "nullable")]
+    controller: bool,
+}
+
+impl<'de> Deserialize<'de> for Controller {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OwnersVisitor;
+        impl<'de> Visitor<'de> for OwnersVisitor {
+            type Value = Controller;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of owners")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut owners: A) -> Result<Controller, A::Error> {
+                let mut controller = None;
+                while let Some(OwnerReference { kind, name, controller: is_controller }) =
+                    owners.next_element()?
+                {
+                    if is_controller {
+                        controller = Some(format!("{}/{}", &*kind, &*name).into());
+                    }
+                }
+                Ok(Controller(controller))
+            }
+        }
+        deserializer.deserialize_seq(OwnersVisitor)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, bound(deserialize = "L: Default + Deserialize<'de>, 'de: 'a"))]
+struct Metadata<'a, L = Marked> {
     #[serde(borrow)]
     name: Text<'a>,
     #[serde(borrow)]
@@ -133,14 +213,16 @@ pub(super) struct Metadata<'a> {
     resource_version: Text<'a>,
     creation_timestamp: Time,
     #[serde(deserialize_with = "nullable")]
-    labels: Marked,
+    labels: L,
     #[serde(deserialize_with = "nullable")]
     annotations: Marked,
+    #[serde(deserialize_with = "nullable")]
+    owner_references: Controller,
 }
 
-impl Metadata<'_> {
+impl<L: Protecting> Metadata<'_, L> {
     fn is_protected(&self) -> bool {
-        self.labels.keep || self.annotations.keep
+        self.labels.keep() || self.annotations.keep
     }
 }
 
@@ -495,9 +577,39 @@ fn uuid(text: &str) -> Option<u128> {
 #[serde(default)]
 pub(super) struct StreamObject<'a> {
     #[serde(borrow)]
-    metadata: Metadata<'a>,
+    metadata: Metadata<'a, Labels<'a>>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    spec: StreamSpec<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
     status: StreamStatus<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StreamSpec<'a> {
+    #[serde(borrow, deserialize_with = "nullable")]
+    tags: Vec<SpecTag<'a>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SpecTag<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    from: From<'a>,
+    generation: Option<i64>,
+    #[serde(deserialize_with = "nullable")]
+    reference: bool,
+    #[serde(deserialize_with = "nullable")]
+    import_policy: ImportPolicy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ImportPolicy {
+    #[serde(deserialize_with = "nullable")]
+    scheduled: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -516,6 +628,8 @@ struct TagObject<'a> {
     tag: Text<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
     items: Vec<ItemObject<'a>>,
+    #[serde(borrow, deserialize_with = "nullable")]
+    conditions: Vec<TagCondition<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -524,11 +638,54 @@ struct ItemObject<'a> {
     created: Time,
     #[serde(borrow)]
     image: Text<'a>,
+    #[serde(deserialize_with = "nullable")]
+    generation: i64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct TagCondition<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Text<'a>,
+    #[serde(deserialize_with = "nullable")]
+    generation: i64,
+}
+
+impl TagObject<'_> {
+    /// How the tag is imported, by the tags of the spec (`tagImportable`, `tagNeedsImport` and `resetScheduledTags` of
+    /// openshift-controller-manager).
+    fn import(&self, spec: &[SpecTag<'_>]) -> Import {
+        let Some(spec) = spec.iter().find(|spec| *spec.name == *self.tag) else { return Import::Never };
+        if &*spec.from.kind != "DockerImage" || spec.reference {
+            return Import::Never;
+        }
+        let imported = spec.generation.filter(|generation| *generation > 0).map(|generation| {
+            let mut conditions = self.conditions.iter();
+            let import = conditions.find(|condition| &*condition.kind == "ImportSuccess");
+            let count = if import.is_some_and(|condition| condition.generation >= generation) {
+                self.items.len()
+            } else {
+                self.items.iter().take_while(|item| item.generation >= generation).count()
+            };
+            u32::try_from(count).unwrap_or(u32::MAX)
+        });
+        // What is named by digest cannot have become another image.
+        let is_scheduled = spec.import_policy.scheduled
+            && pull_spec::parse(&spec.from.name).is_ok_and(|from| from.digest.is_empty());
+        match imported {
+            _ if is_scheduled => Import::Scheduled { imported: imported.unwrap_or(u32::MAX) },
+            Some(imported) => Import::OnChange { imported },
+            None => Import::Never,
+        }
+    }
 }
 
 impl StreamObject<'_> {
     /// What the plan needs of it.
-    pub(super) fn reduce(&self, names: &mut Names) -> Stream {
+    pub(super) fn reduce(&self, names: &mut Names, selector: Option<&Selector>) -> Stream {
+        let label = |key: &str| {
+            self.metadata.labels.0.iter().find(|(name, _)| **name == *key).map(|(_, value)| &**value)
+        };
         let tags = self.status.tags.iter().map(|tag| Tag {
             name: tag.tag.as_ref().into(),
             items: tag
@@ -536,6 +693,7 @@ impl StreamObject<'_> {
                 .iter()
                 .map(|item| Item { created: item.created.0, image: names.intern(&item.image) })
                 .collect(),
+            import: tag.import(&self.spec.tags),
         });
         Stream {
             namespace: self.metadata.namespace.as_ref().into(),
@@ -543,6 +701,7 @@ impl StreamObject<'_> {
             resource_version: self.metadata.resource_version.as_ref().into(),
             created: self.metadata.creation_timestamp.0,
             protected: self.metadata.is_protected(),
+            selected: selector.is_none_or(|selector| selector.matches(label)),
             tags: tags.collect(),
         }
     }
@@ -759,6 +918,7 @@ fn referrer(kind: &Kind, metadata: &Metadata<'_>, mentions: Vec<Mention>) -> Opt
         kind: kind.clone(),
         namespace: metadata.namespace.as_ref().into(),
         name: metadata.name.as_ref().into(),
+        owner: metadata.owner_references.0.clone(),
         finished_pod_created: None,
         mentions,
     })
@@ -985,6 +1145,11 @@ impl AnyObject {
     fn metadata(&self, field: &str) -> &str {
         self.0.pointer(&format!("/metadata/{field}")).and_then(serde_json::Value::as_str).unwrap_or("")
     }
+
+    fn controller(&self) -> Option<Box<str>> {
+        let owners = self.0.pointer("/metadata/ownerReferences")?;
+        Option::<Controller>::deserialize(owners).ok().flatten()?.0
+    }
 }
 
 impl Refers for AnyObject {
@@ -1021,6 +1186,7 @@ impl Refers for AnyObject {
             kind: kind.clone(),
             namespace: self.metadata("namespace").into(),
             name: self.metadata("name").into(),
+            owner: self.controller(),
             finished_pod_created: None,
             mentions,
         })

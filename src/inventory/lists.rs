@@ -6,7 +6,7 @@ use super::decode::{
     self, AnyObject, BuildObject, CronJobObject, DecodeError, ImageObject, ImageReader, LimitRangeObject,
     NamespaceObject, PageMetadata, PodObject, Refers, RevisionObject, StreamObject, TemplateObject,
 };
-use crate::model::{Id, Inventory, Kind, LimitRange, Names, Referrer, Stream, Target};
+use crate::model::{Id, Inventory, Kind, LimitRange, Names, Referrer, Selector, Stream, Target};
 
 /// What a list holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +130,8 @@ impl List {
 #[derive(Debug, Default)]
 pub struct Parts {
     images: ImageReader,
+    /// What selects streams.
+    selector: Option<Selector>,
     streams: Vec<Stream>,
     repositories: Vec<(i64, String)>,
     limits: BTreeMap<Box<str>, Vec<LimitRange>>,
@@ -140,9 +142,9 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Parts that go on with names that are already interned.
-    pub(super) fn with_names(names: Names) -> Self {
-        Self { images: ImageReader { names, ..ImageReader::default() }, ..Self::default() }
+    /// Parts that go on with names that are already interned, and select streams.
+    pub(super) fn with(names: Names, selector: Option<Selector>) -> Self {
+        Self { images: ImageReader { names, ..ImageReader::default() }, selector, ..Self::default() }
     }
 
     /// The names and the streams, sorted.
@@ -177,6 +179,7 @@ impl Parts {
     pub(super) fn page(&mut self, list: &List, page: &[u8]) -> Result<PageMetadata, DecodeError> {
         let Self {
             images,
+            selector,
             streams,
             repositories,
             limits,
@@ -193,7 +196,7 @@ impl Parts {
             Content::ImageStreams => decode::list(page, |object: StreamObject| {
                 *objects += 1;
                 repositories.extend(object.repository());
-                streams.push(object.reduce(&mut images.names));
+                streams.push(object.reduce(&mut images.names, selector.as_ref()));
             }),
             Content::LimitRanges => decode::list(page, |object: LimitRangeObject| {
                 *objects += 1;
@@ -247,6 +250,7 @@ impl Parts {
     pub(super) fn merge(&mut self, other: Self) {
         let Self {
             images,
+            selector: _,
             streams,
             repositories,
             limits,
@@ -271,19 +275,21 @@ impl Parts {
     pub(super) fn finish(self) -> Read {
         let Self {
             images,
+            selector,
             mut streams,
             repositories,
             limits,
             mut protected_namespaces,
             mut referrers,
             warnings,
-            ..
+            objects: _,
         } = self;
         let ImageReader { mut names, images, managed_hosts, undecodable, .. } = images;
         sort_streams(&mut streams);
         protected_namespaces.sort_unstable();
         sort_referrers(&mut referrers, &mut names);
-        let inventory = Inventory { names, images, streams, referrers, limits, protected_namespaces };
+        let inventory =
+            Inventory { names, images, streams, referrers, limits, protected_namespaces, selector };
         Read { inventory, repositories, managed_hosts, undecodable, warnings }
     }
 }
@@ -328,8 +334,19 @@ pub struct Read {
 /// # Errors
 /// The text says which list cannot be decoded, and why.
 pub fn read_lists<'a>(lists: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Read, String> {
+    read_lists_selecting(lists, None)
+}
+
+/// As [`read_lists`], with the selector of streams.
+///
+/// # Errors
+/// As [`read_lists`].
+pub fn read_lists_selecting<'a>(
+    lists: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    selector: Option<Selector>,
+) -> Result<Read, String> {
     let mut pages: BTreeMap<&str, &[u8]> = lists.into_iter().collect();
-    let mut parts = Parts::default();
+    let mut parts = Parts::with(Names::default(), selector);
     for list in [List::images(), List::image_streams()].into_iter().chain(List::others()) {
         if let Some(page) = pages.remove(&*list.resource) {
             parts.page(&list, page).map_err(|error| format!("{}: {error}", list.resource))?;

@@ -4,7 +4,7 @@ mod decode;
 mod lists;
 mod read;
 
-pub use lists::{Absence, Content, List, Parts, Read, read_lists};
+pub use lists::{Absence, Content, List, Parts, Read, read_lists, read_lists_selecting};
 pub use read::{
     Event, ResourceName, Scope, add_appeared, image_path, read, reduce_stream, reread_referrers,
     reread_streams, stream_path,

@@ -12,7 +12,7 @@ use super::decode::{self, DecodeError};
 use super::lists::{Absence, Content, List, Parts, Read};
 use crate::cluster::{ApiError, ApiRequest, ApiResponse, Cluster};
 use crate::error::Failure;
-use crate::model::{Id, Inventory, Stream};
+use crate::model::{Id, Inventory, Names, Selector, Stream};
 
 /// Objects in a page, as kubectl asks for.
 const PAGE_LIMIT: usize = 500;
@@ -36,6 +36,8 @@ pub struct Scope {
     pub namespace: Option<String>,
     /// `--referrers-from`: resources whose objects protect images, too.
     pub referrers_from: Vec<ResourceName>,
+    /// `--selector`: which streams are looked at; all are read.
+    pub selector: Option<Selector>,
 }
 
 /// A resource as kubectl writes it: `resource`, `resource.group` or `resource.version.group`.
@@ -67,7 +69,7 @@ pub enum Event {
 pub async fn read(cluster: &Cluster, scope: &Scope, tell: &(dyn Fn(Event) + Sync)) -> Result<Read, Failure> {
     let others = other_lists(cluster, scope).await?;
     let images_then_streams = async {
-        let mut parts = Parts::default();
+        let mut parts = Parts::with(Names::default(), scope.selector.clone());
         read_list(cluster, &List::images(), None, &mut parts, tell).await?;
         read_list(cluster, &List::image_streams(), scope.namespace.as_deref(), &mut parts, tell).await?;
         Ok(parts)
@@ -360,7 +362,7 @@ pub async fn reread_referrers(
 /// # Errors
 /// As [`read`]; the inventory is then as it was.
 pub async fn reread_streams(cluster: &Cluster, inventory: &mut Inventory) -> Result<(), Failure> {
-    let mut parts = Parts::with_names(std::mem::take(&mut inventory.names));
+    let mut parts = Parts::with(std::mem::take(&mut inventory.names), inventory.selector.clone());
     let result = read_list(cluster, &List::image_streams(), None, &mut parts, &|_| {}).await;
     let (names, streams) = parts.into_streams();
     inventory.names = names;
@@ -375,7 +377,10 @@ pub async fn reread_streams(cluster: &Cluster, inventory: &mut Inventory) -> Res
 /// # Errors
 /// The text says why it cannot be decoded.
 pub fn reduce_stream(inventory: &mut Inventory, body: &[u8]) -> Result<Stream, String> {
-    decode::stream(body).map(|object| object.reduce(&mut inventory.names)).map_err(|error| error.to_string())
+    let Inventory { names, selector, .. } = inventory;
+    decode::stream(body)
+        .map(|object| object.reduce(names, selector.as_ref()))
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Id, Names, Quantity, pull_spec};
+use super::{Id, Names, Quantity, Selector, pull_spec};
 
 /// Everything the plan is made from. Times are seconds since the Unix epoch.
 #[derive(Debug, Default, Clone)]
@@ -19,6 +19,8 @@ pub struct Inventory {
     pub limits: BTreeMap<Box<str>, Vec<LimitRange>>,
     /// Namespaces that carry the protecting label or annotation.
     pub protected_namespaces: Vec<Box<str>>,
+    /// `--selector`: what [`Stream::selected`] was found with, also when streams are read again.
+    pub selector: Option<Selector>,
 }
 
 /// One Image object (`image.openshift.io/v1`).
@@ -182,6 +184,8 @@ pub struct Stream {
     pub created: i64,
     /// Label or annotation `prune-images/keep` is "true".
     pub protected: bool,
+    /// Whether its labels match [`Inventory::selector`]; without one, every stream is selected.
+    pub selected: bool,
     /// `status.tags`, in order.
     pub tags: Vec<Tag>,
 }
@@ -201,6 +205,29 @@ pub struct Tag {
     pub name: Box<str>,
     /// Its tag event items; position 0 is the current one.
     pub items: Vec<Item>,
+    /// Whether the tag of the same name in `spec.tags` is imported from outside.
+    pub import: Import,
+}
+
+/// How the server imports a tag, by its entry in `spec.tags` (openshift-controller-manager, `pkg/image/controller`).
+///
+/// Only a `from` of kind `DockerImage` without `reference: true` is ever imported; what follows another tag or image of
+/// the cluster changes when that does, and not because of its own status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Import {
+    /// Not at all.
+    #[default]
+    Never,
+    /// When the generation of the entry is greater than the one that was imported, which the newest item tells.
+    OnChange {
+        /// So many items, from position 0 on, tell that the entry was imported as it is.
+        imported: u32,
+    },
+    /// Likewise, and every few minutes (`importPolicy.scheduled`).
+    Scheduled {
+        /// As in [`Import::OnChange`]; `u32::MAX` if the entry has no generation.
+        imported: u32,
+    },
 }
 
 /// One tag event item.
@@ -244,6 +271,26 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kind of this name in the API, `ReplicaSet`, if it is one that refers to images by itself.
+    #[must_use]
+    pub fn of_api(name: &str) -> Option<Self> {
+        const ALL: [Kind; 12] = [
+            Kind::Pod,
+            Kind::ReplicationController,
+            Kind::DaemonSet,
+            Kind::Deployment,
+            Kind::ReplicaSet,
+            Kind::StatefulSet,
+            Kind::ControllerRevision,
+            Kind::Job,
+            Kind::CronJob,
+            Kind::DeploymentConfig,
+            Kind::Build,
+            Kind::BuildConfig,
+        ];
+        ALL.into_iter().find(|kind| kind.word().eq_ignore_ascii_case(name))
+    }
+
     /// The word that the reference uses in its messages: `pod`, `replicationcontroller`, ….
     #[must_use]
     pub fn word(&self) -> &str {
@@ -274,6 +321,8 @@ pub struct Referrer {
     pub namespace: Box<str>,
     /// `metadata.name`.
     pub name: Box<str>,
+    /// The controller among `metadata.ownerReferences`, as `Kind/name`.
+    pub owner: Option<Box<str>>,
     /// For a pod that is neither Running nor Pending: its `metadata.creationTimestamp`. Such a pod counts only
     /// while it is not older than the cutoff; every other referrer always counts.
     pub finished_pod_created: Option<i64>,

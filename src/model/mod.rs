@@ -5,9 +5,12 @@ mod inventory;
 mod names;
 pub mod pull_spec;
 mod quantity;
+mod selector;
 
 pub use inventory::{
-    Image, Images, Inventory, Item, Kind, LimitRange, Mention, Place, Referrer, Source, Stream, Tag, Target,
+    Image, Images, Import, Inventory, Item, Kind, LimitRange, Mention, Place, Referrer, Source, Stream, Tag,
+    Target,
 };
 pub use names::{Id, Names, is_digest};
 pub use quantity::Quantity;
+pub use selector::{Selector, SelectorError};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::differences::{Differing, differences};
 use super::references::{References, StreamReferences, Use, difference_of_all};
 use super::{Difference, Keep, Rules};
-use crate::model::{Id, Image, Inventory, Item, Stream};
+use crate::model::{Id, Image, Import, Inventory, Item, Stream};
 
 /// What is to be pruned, and why everything else stays.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub enum Stage2 {
     Runs,
     /// `--namespace` was given: images belong to no namespace.
     SkippedForNamespace,
+    /// `--selector` was given: images have no labels of streams.
+    SkippedForSelector,
     /// This image (by position) is no index and has no metadata: nobody knows which config it needs.
     SkippedForMetadata(usize),
 }
@@ -54,6 +56,42 @@ impl StreamDecision {
     pub fn removed(&self) -> usize {
         self.items.iter().filter(|item| matches!(item.verdict, ItemVerdict::Remove(_))).count()
     }
+
+    /// Whether the server imports again what this decision about `stream` takes from the item's tag. Only what is
+    /// current comes back: older items were replaced by what the tag's source has now.
+    #[must_use]
+    pub fn reimport(&self, stream: &Stream, item: &ItemDecision) -> Option<Reimport> {
+        if item.position > 0 || !matches!(item.verdict, ItemVerdict::Remove(_)) {
+            return None;
+        }
+        // Sorted by tag and position.
+        let of_tag = &self.items[self.items.partition_point(|other| other.tag < item.tag)..];
+        let kept = of_tag
+            .iter()
+            .take_while(|other| other.tag == item.tag)
+            .find(|other| matches!(other.verdict, ItemVerdict::Keep(..)));
+        // A tag without items is dropped, and with it everything that tells of an import.
+        let is_forgotten = |imported: u32| match kept {
+            Some(kept) => kept.position >= imported,
+            None => imported < u32::MAX,
+        };
+        match stream.tags[item.tag as usize].import {
+            Import::Never => None,
+            Import::OnChange { imported } => is_forgotten(imported).then_some(Reimport::AtOnce),
+            Import::Scheduled { imported } if is_forgotten(imported) => Some(Reimport::AtOnce),
+            Import::Scheduled { .. } => Some(Reimport::OnSchedule),
+        }
+    }
+}
+
+/// When the server imports a pruned image again, because `spec.tags` still asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Reimport {
+    /// As soon as it sees the change: nothing in the status tells any longer that the tag was imported.
+    AtOnce,
+    /// With the next scheduled import of the tag: every 15 minutes, unless the cluster is configured otherwise.
+    OnSchedule,
 }
 
 /// Whether the items of a stream are looked at.
@@ -64,12 +102,22 @@ pub enum StreamVerdict {
     Examined,
     /// It is not in the namespace that `--namespace` gives.
     OtherNamespace,
+    /// Its labels do not match `--selector`.
+    NotSelected,
     /// It is younger than the cutoff.
     Young,
     /// It, or its namespace, carries the protecting label or annotation.
     Protected,
     /// It names this image (by position), which has no metadata.
     MetadataAbsent(usize),
+}
+
+impl StreamVerdict {
+    /// Whether the flags mean the stream at all.
+    #[must_use]
+    pub fn is_in_scope(self) -> bool {
+        !matches!(self, Self::OtherNamespace | Self::NotSelected)
+    }
 }
 
 /// The decision about one item.
@@ -266,8 +314,9 @@ fn all_kept(stream: &Stream) -> StreamDecision {
 /// items may go (rule 3c).
 #[must_use]
 pub fn missing_images(inventory: &Inventory, rules: &Rules, streams: &[Stream]) -> Vec<Id> {
-    let in_scope =
-        |stream: &&Stream| rules.namespace.as_deref().is_none_or(|namespace| *namespace == *stream.namespace);
+    let in_scope = |stream: &&Stream| {
+        stream.selected && rules.namespace.as_deref().is_none_or(|namespace| *namespace == *stream.namespace)
+    };
     let named = streams.iter().filter(in_scope).flat_map(items).map(|(_, _, item)| item.image);
     let mut missing: Vec<Id> = named.filter(|image| inventory.images.find(*image).is_none()).collect();
     // No image can have an empty name, and asking for it would list them all.
@@ -336,6 +385,8 @@ impl<'a> Decider<'a> {
         }
         let stage2 = if rules.namespace.is_some() {
             Stage2::SkippedForNamespace
+        } else if inventory.selector.is_some() {
+            Stage2::SkippedForSelector
         } else if let Some(position) = images.all().iter().position(|image| image.metadata_absent) {
             Stage2::SkippedForMetadata(position)
         } else {
@@ -373,6 +424,9 @@ impl<'a> Decider<'a> {
     fn stream_verdict(&self, stream: &Stream) -> StreamVerdict {
         if self.rules.namespace.as_deref().is_some_and(|namespace| *namespace != *stream.namespace) {
             return StreamVerdict::OtherNamespace;
+        }
+        if !stream.selected {
+            return StreamVerdict::NotSelected;
         }
         if self.rules.is_young(stream.created) {
             return StreamVerdict::Young;

@@ -10,7 +10,7 @@ mod repositories;
 use serde::{Deserialize, Serialize};
 
 pub use decide::{
-    ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Plan, Stage2,
+    ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Plan, Reimport, Stage2,
     StreamDecision, StreamVerdict, UsedBy, decide, decide_images, missing_images, named_blobs,
     needed_in_repository,
 };

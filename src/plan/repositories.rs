@@ -75,7 +75,7 @@ impl Repositories {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Image, Item, Stream, Tag};
+    use crate::model::{Image, Import, Item, Stream, Tag};
     use crate::plan::{Keep, Rules, decide};
 
     fn stream(name: &str, images: &[Id]) -> Stream {
@@ -86,7 +86,8 @@ mod tests {
             resource_version: "1".into(),
             created: 0,
             protected: false,
-            tags: vec![Tag { name: "latest".into(), items }],
+            selected: true,
+            tags: vec![Tag { name: "latest".into(), items, import: Import::Never }],
         }
     }
 

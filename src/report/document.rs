@@ -58,7 +58,8 @@ pub struct PlanBody {
     pub summary: Counts,
     /// Every image stream that was looked at.
     pub image_streams: Vec<StreamEntry>,
-    /// Whether images and blobs are deleted at all: `runs`, `skippedForNamespace`, `skippedForMetadata`.
+    /// Whether images and blobs are deleted at all: `runs`, `skippedForNamespace`, `skippedForSelector`,
+    /// `skippedForMetadata`.
     pub stage2: &'static str,
     /// Every image.
     pub images: Vec<ImageEntry>,
@@ -92,6 +93,9 @@ pub struct Metadata {
     /// `--namespace`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
+    /// `--selector`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
     /// `--prune-registry`.
     pub prune_registry: bool,
     /// `--ignore-invalid-refs`.
@@ -106,7 +110,7 @@ pub struct StreamEntry {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// `examined`, or why nothing in it changes: `otherNamespace`, `young`, `protected`, `metadataAbsent`.
+    /// `examined`, or why nothing in it changes: `otherNamespace`, `notSelected`, `young`, `protected`, `metadataAbsent`.
     pub verdict: &'static str,
     /// Its tag event items.
     pub items: Vec<ItemEntry>,
@@ -265,6 +269,7 @@ pub fn stream_verdict(verdict: StreamVerdict) -> &'static str {
     match verdict {
         StreamVerdict::Examined => "examined",
         StreamVerdict::OtherNamespace => "otherNamespace",
+        StreamVerdict::NotSelected => "notSelected",
         StreamVerdict::Young => "young",
         StreamVerdict::Protected => "protected",
         StreamVerdict::MetadataAbsent(_) => "metadataAbsent",
@@ -468,8 +473,7 @@ impl<'a> View<'a> {
             Keep::WithinSizeLimit => (None, None),
         };
         let doomed = self.doomed_blobs();
-        let in_scope =
-            |position: &usize| self.plan.streams[*position].verdict != StreamVerdict::OtherNamespace;
+        let in_scope = |position: &usize| self.plan.streams[*position].verdict.is_in_scope();
         let invalid = self.plan.references.invalid().iter().filter_map(|invalid| {
             let referrer = self.referrers(&[invalid.place()]).pop()?;
             Some(InvalidEntry { referrer, message: invalid.describe(self.inventory) })
@@ -483,6 +487,7 @@ impl<'a> View<'a> {
                 prune_over_size_limit: rules.keep == Keep::WithinSizeLimit,
                 all: rules.all,
                 namespace: rules.namespace.clone(),
+                selector: self.inventory.selector.as_ref().map(ToString::to_string),
                 prune_registry: rules.prune_registry,
                 ignore_invalid_refs: *ignore_invalid_refs,
             },
@@ -494,6 +499,7 @@ impl<'a> View<'a> {
             stage2: match self.plan.stage2 {
                 Stage2::Runs => "runs",
                 Stage2::SkippedForNamespace => "skippedForNamespace",
+                Stage2::SkippedForSelector => "skippedForSelector",
                 Stage2::SkippedForMetadata(_) => "skippedForMetadata",
             },
             images: (0..self.plan.images.len()).map(|position| self.image_entry(position)).collect(),

@@ -69,7 +69,7 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
     let doomed = view.doomed_blobs();
     for (position, (stream, decision)) in view.inventory.streams.iter().zip(&view.plan.streams).enumerate() {
         let removed = decision.removed();
-        if removed == 0 && (!wide || decision.verdict == StreamVerdict::OtherNamespace) {
+        if removed == 0 && !(wide && decision.verdict.is_in_scope()) {
             continue;
         }
         let repository = stream.repository();

@@ -95,12 +95,23 @@ async fn now(cluster: &Cluster, warnings: &mut Vec<String>) -> Result<Timestamp,
 }
 
 pub(super) fn scope(options: &cli::PruneOptions) -> Scope {
-    Scope { namespace: options.namespace.clone(), referrers_from: options.referrers_from.clone() }
+    Scope {
+        namespace: options.namespace.clone(),
+        referrers_from: options.referrers_from.clone(),
+        selector: options.selector.clone(),
+    }
 }
 
 fn rules(options: &cli::PruneOptions, now: Timestamp) -> Rules {
-    let cli::PruneOptions { all, keep, ignore_invalid_refs: _, namespace, prune_registry, referrers_from: _ } =
-        options;
+    let cli::PruneOptions {
+        all,
+        keep,
+        ignore_invalid_refs: _,
+        namespace,
+        selector: _,
+        prune_registry,
+        referrers_from: _,
+    } = options;
     let keep = match keep {
         cli::Keep::Revisions { keep_tag_revisions, keep_younger_than } => plan::Keep::Recent {
             tag_revisions: *keep_tag_revisions,
