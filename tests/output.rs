@@ -7,11 +7,11 @@ mod common;
 use std::path::Path;
 
 use common::Cluster;
-use common::objects::{HOST, KEEP_ONE, digest, pod, shop};
+use common::objects::{HOST, KEEP_ONE, digest, hours_ago, image, pod, shop};
 use http::Method;
 use jsonschema::Validator;
 use sandbox::fault::{Action, Answer, Fault};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The schema of this name, if it is written.
 fn schema(name: &str) -> Validator {
@@ -121,10 +121,163 @@ fn a_dry_run_says_so_and_uses_the_reference_s_words() {
 fn wide_adds_what_stays_and_why() {
     let cluster = cluster();
     let ran = cluster.dry_run(&[KEEP_ONE, IGNORE, "-owide"]).exits(0);
-    ran.prints(&format!("  latest  2  {}  stays: the image is in use by pod/shop/user\n", digest("c")))
+    let ran = ran
+        .prints(&format!("  latest  2  {}  stays: the image is in use by pod/shop/user\n", digest("c")))
         .prints(&format!("  latest  0  {}  stays: within --keep-tag-revisions=1\n", digest("a")))
-        .prints(&format!("Image {}: stays (referencedByDigest by pod/shop/stray)\n", digest("o")))
-        .prints(&format!("Image {}: stays (usedByItem shop/web:latest)\n", digest("a")));
+        .prints(&format!("Image {}: stays: its digest is in use by pod/shop/stray\n", digest("o")))
+        .prints(&format!("Image {}: stays: an item names it: shop/web:latest\n", digest("a")));
+    let same = cluster.dry_run(&[KEEP_ONE, IGNORE, "--show-kept"]).exits(0);
+    assert_eq!(same.stdout, ran.stdout);
+    assert!(!cluster.dry_run(&[KEEP_ONE, IGNORE]).exits(0).stdout.contains("stays"), "{ran}");
+}
+
+/// Lines of both kinds of run in one order and with the same verbs: what happens at once has no order of its own.
+fn comparable(stdout: &str) -> Vec<String> {
+    let mut lines: Vec<String> = stdout
+        .lines()
+        .map(|line| {
+            line.replace("would delete", "deleted")
+                .replace("would update", "updated")
+                .replace("Would free", "Freed")
+        })
+        .collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn a_run_prints_what_the_dry_run_printed() {
+    for args in [&[KEEP_ONE, IGNORE][..], &["--show-kept", KEEP_ONE, IGNORE], &["-nshop", KEEP_ONE, IGNORE]] {
+        let cluster = cluster();
+        let planned = cluster.dry_run(args).exits(0);
+        let done = cluster.prune(args).exits(0);
+        assert_eq!(comparable(&planned.stdout), comparable(&done.stdout), "{planned}{done}");
+        for ran in [planned, done] {
+            let last = ran.stdout.lines().last().unwrap();
+            assert!(last.ends_with("whose size no Image tells") || last.ends_with("storage"), "{last}");
+        }
+    }
+}
+
+#[test]
+fn an_item_that_spec_tags_imports_again_is_marked() {
+    let mut objects = shop();
+    let web = objects.iter_mut().find(|object| object["metadata"]["name"] == "web").unwrap();
+    for (tag, images) in [
+        ("once", &["x"][..]),
+        // The first one is gone; the second one is in use and was imported as the spec is.
+        ("nightly", &["y", "c"]),
+        ("hourly", &["x"]),
+        ("follows", &["z"]),
+        ("reference", &["w"]),
+    ] {
+        let items = images.iter().map(|image| {
+            json!({ "created": hours_ago(48), "image": digest(image), "dockerImageReference": "", "generation": 2 })
+        });
+        let tag = json!({ "tag": tag, "items": items.collect::<Vec<_>>() });
+        web["status"]["tags"].as_array_mut().unwrap().push(tag);
+    }
+    let mut spec: Vec<Value> = [
+        ("once", "DockerImage", "quay.io/x/y:1"),
+        ("nightly", "DockerImage", "quay.io/x/y:2"),
+        ("hourly", "DockerImage", "quay.io/x/y:3"),
+        ("latest", "DockerImage", "quay.io/x/y:4"),
+        ("reference", "DockerImage", "quay.io/x/y:5"),
+        ("follows", "ImageStreamTag", "web:latest"),
+    ]
+    .map(|(tag, kind, name)| json!({ "name": tag, "from": { "kind": kind, "name": name }, "generation": 2 }))
+    .into();
+    spec[1]["importPolicy"] = json!({ "scheduled": true });
+    spec[2]["importPolicy"] = json!({ "scheduled": true });
+    spec[4]["reference"] = true.into();
+    web["spec"]["tags"] = spec.into();
+    objects.extend(["x", "y", "z", "w"].map(|name| image(name, &["base", &format!("{name}1")])));
+    let cluster = Cluster::of(objects);
+    cluster.sandbox.store().delete("images", "", &digest("y"));
+    let args = ["--keep-tag-revisions=0"];
+    let document = cluster.dry_run(&[args[0], "-ojson"]).exits(0).json();
+    assert_valid(&schema("prune-plan.json"), &document);
+    let streams = document["imageStreams"].as_array().unwrap();
+    let web = streams.iter().find(|stream| stream["name"] == "web").unwrap();
+    let marks: Vec<(&str, u64, &str)> = web["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|item| {
+            Some((item["tag"].as_str()?, item["position"].as_u64()?, item["reimport"].as_str()?))
+        })
+        .collect();
+    assert_eq!(
+        marks,
+        [
+            // c stays at position 2, and is of generation 1: older than the spec.
+            ("latest", 0, "atOnce"),
+            ("once", 0, "atOnce"),
+            ("nightly", 0, "onSchedule"),
+            ("hourly", 0, "atOnce"),
+        ]
+    );
+    assert_eq!(document["reimports"]["items"], 4);
+    // a1, x1 and their configs; base is in images that stay.
+    assert!(document["reimports"]["bytes"].as_u64().unwrap() > 2000, "{}", document["reimports"]);
+
+    let ran = cluster.dry_run(&args).exits(0);
+    let ran = ran.prints("; will be imported again at once\n")
+        .prints("  shop/web:once  at once; no more after: oc tag -d shop/web:once\n")
+        .prints("; will be imported again with the next scheduled import\n")
+        .says("warning: 4 item(s) that go will be imported again, because spec.tags asks for them: 3 at once, 1 with");
+    assert_eq!(ran.stdout.matches("will be imported again at once\n").count(), 3, "{ran}");
+}
+
+#[test]
+fn what_is_broken_is_listed_with_who_owns_it() {
+    let mut objects = shop();
+    objects.push(controlled(pod("shop", "web-1-x", &format!("{HOST}/shop/web:")), "ReplicaSet", "web-1"));
+    objects.push(controlled(pod("shop", "api-x", &format!("{HOST}/shop/api:latest")), "Job", "api"));
+    objects.push(controlled(
+        workload("ReplicaSet", "web-1", &format!("{HOST}/shop/web:")),
+        "Deployment",
+        "web",
+    ));
+    let cluster = Cluster::of(objects);
+    cluster.sandbox.store().delete("images", "", &digest("e"));
+
+    let ran = cluster.dry_run(&[KEEP_ONE]).exits(1);
+    ran.says("\n- pod/web-1-x namespace=shop is of deployment/web\n- replicaset/web-1 namespace=shop is of deployment/web\n");
+
+    let ran = cluster.dry_run(&[KEEP_ONE, IGNORE]).exits(0);
+    let line = "pod/web-1-x namespace=shop: container app: invalid image reference \"image-registry.openshift-image-registry.svc:5000/shop/web:\": invalid reference format - ignored: it protects nothing (of deployment/web)\n";
+    ran.says(&format!("warning: {line}"))
+        .prints(&format!("2 reference(s) that do not parse:\n  {line}"))
+        .prints(&format!(
+            "1 item(s) whose Image object does not exist:\n  shop/api:latest  0  {}  stays: the tag is in use\n    used by pod/shop/api-x container app (of job/api)\n",
+            digest("e")
+        ));
+
+    let document = cluster.dry_run(&[KEEP_ONE, IGNORE, "-ojson"]).exits(0).json();
+    assert_valid(&schema("prune-plan.json"), &document);
+    let invalid = &document["invalidReferences"][0];
+    assert_eq!(invalid["value"], "image-registry.openshift-image-registry.svc:5000/shop/web:");
+    assert_eq!(invalid["owner"], json!({ "kind": "deployment", "name": "web" }));
+    assert_eq!(invalid["place"], "container app");
+    let missing = &document["missingImages"][0];
+    assert_eq!((&missing["image"], &missing["decision"]), (&digest("e").into(), &"keep".into()));
+    assert_eq!(missing["referrers"][0]["owner"], json!({ "kind": "job", "name": "api" }));
+}
+
+fn controlled(mut object: Value, kind: &str, name: &str) -> Value {
+    object["metadata"]["ownerReferences"] =
+        json!([{ "kind": "Other", "name": "no" }, { "kind": kind, "name": name, "controller": true }]);
+    object
+}
+
+fn workload(kind: &str, name: &str, image: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": { "namespace": "shop", "name": name, "creationTimestamp": hours_ago(100) },
+        "spec": { "template": { "spec": { "containers": [{ "name": "app", "image": image }] } } },
+    })
 }
 
 #[test]

@@ -169,7 +169,8 @@ impl CacheStep {
             return Ok(());
         }
         let CacheOptions { place, timeout, .. } = &self.options;
-        let repeat = format!("{program} cache disable --confirm{}{}", place.flags(), connection.flags());
+        let repeat =
+            format!("{program} cache disable --confirm{}{}", place.flags(), connection.writing_flags());
         let options = SwitchOptions {
             connection: connection.clone(),
             place: place.clone(),

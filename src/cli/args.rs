@@ -10,6 +10,7 @@ use super::{
     place::{CACHE, PlaceArgs},
     redis::RedisArgs,
     registry::RegistryArgs,
+    running::RunningArgs,
     selection::SelectionArgs,
 };
 
@@ -46,6 +47,9 @@ pub(super) struct PruneArgs {
     /// Output: text, wide, json, yaml or name
     #[arg(long, short, value_name = "FORMAT")]
     pub(super) output: Option<String>,
+
+    #[command(flatten)]
+    pub(super) running: RunningArgs,
 
     /// How much to log on stderr, 0 to 10
     #[arg(long = "v", short = 'v', value_name = "N")]
@@ -119,6 +123,7 @@ Exit codes:
   2  the command line is wrong
   3  finished, and some objects could not be pruned
   4  a registry cache may still name what was deleted
+  124  ended by --timeout
   130, 143  ended by Ctrl-C, by SIGTERM";
 
 /// What `-h` prints: the first screen, on 24 lines of 80 columns.

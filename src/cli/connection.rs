@@ -103,6 +103,7 @@ impl ConnectionArgs {
             tls_server_name: nonempty(self.tls_server_name),
             client_certificate: nonempty_path(self.client_certificate),
             client_key: nonempty_path(self.client_key),
+            field_manager: None,
         })
     }
 }

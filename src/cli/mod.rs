@@ -10,6 +10,7 @@ mod parse;
 mod place;
 mod redis;
 mod registry;
+mod running;
 mod selection;
 mod subcommand;
 mod validate;

@@ -1,6 +1,6 @@
 //! What the program needs: values that are checked, complete and free of the command line's spelling.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use jiff::SignedDuration;
 
@@ -27,6 +27,12 @@ pub struct Options {
     pub num_workers: NonZeroUsize,
     /// `--output`.
     pub output: OutputFormat,
+    /// `--show-kept`: text also says what stays, and why.
+    pub show_kept: bool,
+    /// `--timeout`: when the run begins nothing new any more.
+    pub timeout: Option<Duration>,
+    /// `--metrics-file`.
+    pub metrics_file: Option<PathBuf>,
     /// `-v`: 0 is silent, 10 the most.
     pub verbosity: u8,
     /// What is done about the registry's caches.

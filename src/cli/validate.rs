@@ -13,6 +13,7 @@ use super::{
 use crate::{
     cache::{CacheOptions, Extent, Strategy},
     cause::io_text,
+    cluster::ConnectionOptions,
     error::Failure,
     registry::{RegistryUrl, Scheme},
     text::sanitize,
@@ -29,11 +30,16 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
     if confirm && dry_run {
         return Err(Failure::usage("--confirm cannot be specified with --dry-run"));
     }
+    let output = output(args.output.as_deref())?;
+    let running = args.running.options(output)?;
     let options = Options {
         program,
         prune: args.selection.options()?,
         num_workers: num_workers(args.num_workers.as_deref())?,
-        output: output(args.output.as_deref())?,
+        output,
+        show_kept: running.show_kept,
+        timeout: running.timeout,
+        metrics_file: running.metrics_file,
         verbosity: verbosity(args.verbosity.as_deref())?,
         confirm,
         may_ask: args.confirm.is_none() && !dry_run && nonempty(args.output).is_none(),
@@ -44,7 +50,7 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
             place: args.place.place()?,
             redis: args.redis.options()?,
         },
-        connection: args.connection.options()?,
+        connection: ConnectionOptions { field_manager: running.field_manager, ..args.connection.options()? },
         // Last, because it reads a file: a mistake on the command line comes first.
         registry: args.registry.options()?,
     };
@@ -116,6 +122,9 @@ pub(super) fn word<T: Default, const N: usize>(
     let found = by_name.into_iter().find(|(name, _)| *name == word).map(|(_, value)| value);
     found.ok_or_else(|| invalid(flag, &word, format!("it must be one of {names}")))
 }
+
+/// The value of [`timeout`] that stands for no limit at all.
+pub(super) const NO_LIMIT: Duration = Duration::MAX;
 
 /// A duration that is longer than nothing.
 pub(super) fn timeout(

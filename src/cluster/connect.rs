@@ -23,7 +23,7 @@ use super::{
     error::{self, ApiError, Place},
     exec::Identity,
     kubeconfig::{self, Target},
-    options::{ConnectionOptions, Environment},
+    options::{ConnectionOptions, Environment, FIELD_MANAGER},
     request::{self, ApiRequest, ApiResponse, Failed, Limits, Retry, Waits},
     warnings::{Announce, Warnings},
 };
@@ -57,6 +57,7 @@ struct Inner {
     withheld: bool,
     credentials: Arc<Credentials>,
     limits: Limits,
+    field_manager: String,
     /// For connections with another client certificate.
     config: Config,
     connected: Mutex<Connected>,
@@ -108,6 +109,7 @@ impl Cluster {
                 withheld,
                 credentials,
                 limits,
+                field_manager: options.field_manager.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
                 config,
                 connected: Mutex::new(Connected { client, identity: login.identity }),
                 reached: AtomicBool::new(false),
@@ -171,7 +173,7 @@ impl Cluster {
     async fn send(&self, request: &ApiRequest, login: &Login) -> Result<ApiResponse, Failed> {
         let mut builder = http::Request::builder()
             .method(request.method.clone())
-            .uri(&request.path_and_query)
+            .uri(&*request.managed_by(&self.inner.field_manager))
             .header(header::ACCEPT, request.accept);
         if let Some(headers) = builder.headers_mut() {
             headers.extend(self.identity(login));

@@ -37,6 +37,8 @@ pub struct ConnectionOptions {
     pub client_certificate: Option<PathBuf>,
     /// `--client-key`: a PEM file.
     pub client_key: Option<PathBuf>,
+    /// `--field-manager`: the name under which the server notes what is changed.
+    pub field_manager: Option<String>,
 }
 
 impl ConnectionOptions {
@@ -66,7 +68,16 @@ impl ConnectionOptions {
         ]);
         line + &text::flags(self.impersonate_groups.iter().map(|group| ("--as-group", Some(group.clone()))))
     }
+
+    /// The same for a command that changes objects.
+    #[must_use]
+    pub fn writing_flags(&self) -> String {
+        self.flags() + &text::flags([("--field-manager", self.field_manager.clone())])
+    }
 }
+
+/// The field manager unless another one is asked for.
+pub(super) const FIELD_MANAGER: &str = "oc-prune-images";
 
 /// How long a request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

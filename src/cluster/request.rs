@@ -1,6 +1,7 @@
 //! Raw requests to the API server, their answers, and how often and how long they are tried.
 
 use std::{
+    borrow::Cow,
     future::Future,
     time::{Duration, Instant},
 };
@@ -90,6 +91,19 @@ impl ApiRequest {
     /// A deletion with `DeleteOptions`.
     pub fn delete(path_and_query: impl Into<String>, options: Bytes) -> Self {
         Self { body: Some(options), ..Self::new(Method::DELETE, path_and_query) }
+    }
+
+    /// The path and query; where an object is changed, with the name under which the server notes that.
+    pub(super) fn managed_by(&self, field_manager: &str) -> Cow<'_, str> {
+        let path = &self.path_and_query;
+        if !matches!(self.method, Method::PUT | Method::PATCH) || path.contains("fieldManager=") {
+            return path.into();
+        }
+        let query: String = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("fieldManager", field_manager)
+            .finish();
+        let separator = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{separator}{query}").into()
     }
 
     /// Takes an answer of at most this many bytes.
@@ -345,6 +359,17 @@ pub(crate) fn is_object_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_changed_is_noted_under_a_name() {
+        let path = |method, path: &str| ApiRequest::new(method, path).managed_by("a b&c").into_owned();
+        assert_eq!(path(Method::PUT, "/a"), "/a?fieldManager=a+b%26c");
+        assert_eq!(path(Method::PATCH, "/a?dryRun=All"), "/a?dryRun=All&fieldManager=a+b%26c");
+        assert_eq!(path(Method::PATCH, "/a?fieldManager=own"), "/a?fieldManager=own");
+        for method in [Method::GET, Method::DELETE, Method::POST] {
+            assert_eq!(path(method, "/a?x=1"), "/a?x=1");
+        }
+    }
 
     #[test]
     fn only_names_stand_in_paths() {

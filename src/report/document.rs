@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::cache::{CacheOutcome, CachePlan};
 use crate::execute::Outcome;
-use crate::model::{Id, Inventory};
+use crate::model::{Id, Inventory, Kind, Referrer, Target};
 use crate::plan::{
-    Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove,
-    ItemVerdict, Keep, Plan, Stage2, StreamVerdict, Use, UsedBy, named_blobs,
+    Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, InvalidReference, ItemDecision,
+    ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, Reimport, Stage2, StreamVerdict, Use, UsedBy, named_blobs,
 };
 
 /// The `apiVersion` of both documents.
@@ -65,6 +65,10 @@ pub struct PlanBody {
     pub images: Vec<ImageEntry>,
     /// What `oc adm prune images` would delete and this plan keeps.
     pub differences: Vec<DifferenceEntry>,
+    /// Items that go and that the server imports again.
+    pub reimports: Reimports,
+    /// Items whose Image object does not exist, whether they go or stay: somebody deleted it by hand.
+    pub missing_images: Vec<MissingEntry>,
     /// References that do not parse.
     pub invalid_references: Vec<InvalidEntry>,
     /// What else the administrator should know.
@@ -140,6 +144,9 @@ pub struct ItemEntry {
     pub decision: &'static str,
     /// The rule that decided: see `docs/decision.md`.
     pub reason: &'static str,
+    /// When the server imports it again, because `spec.tags` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reimport: Option<Reimport>,
     /// Who refers to it, where a referrer decided.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub referrers: Vec<ReferrerEntry>,
@@ -157,6 +164,53 @@ pub struct ReferrerEntry {
     pub name: String,
     /// Where in it the reference stands, for instance `container app`; empty for a build strategy.
     pub place: String,
+    /// Which object controls it: for a pod the `Deployment`, `Job`, … at the top, as far as these refer to images
+    /// themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+}
+
+/// The object that controls another one of its namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// `deployment`, `cronjob`, ….
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// How much comes back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reimports {
+    /// Items, at most one of each tag.
+    pub items: usize,
+    /// The bytes of those blobs of their images that the plan deletes: they fill up again as these images are pulled.
+    pub bytes: u64,
+}
+
+/// An item whose Image object does not exist.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingEntry {
+    /// The stream's namespace.
+    pub namespace: String,
+    /// The stream.
+    pub name: String,
+    /// The tag.
+    pub tag: String,
+    /// The item's position in the tag's history.
+    pub position: u32,
+    /// The image that it names.
+    pub image: String,
+    /// `keep` or `remove`.
+    pub decision: &'static str,
+    /// The rule that decided, or the verdict about the stream.
+    pub reason: &'static str,
+    /// Who refers to it, and so to an image that cannot be pulled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<ReferrerEntry>,
 }
 
 /// An image.
@@ -215,6 +269,12 @@ pub struct InvalidEntry {
     /// Where it stands.
     #[serde(flatten)]
     pub referrer: ReferrerEntry,
+    /// What stands there.
+    pub value: String,
+    /// What it refers to once the white space around it is gone, and so protects: `namespace/stream:tag`,
+    /// `namespace/stream@digest`. Absent if it protects nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protects: Option<String>,
     /// The reference implementation's line about it.
     pub message: String,
 }
@@ -222,6 +282,16 @@ pub struct InvalidEntry {
 /// A time in seconds as RFC 3339; `None` for Go's zero time.
 fn time(seconds: i64) -> Option<String> {
     jiff::Timestamp::from_second(seconds).ok().filter(|_| seconds != i64::MIN).map(|time| time.to_string())
+}
+
+/// What a reference refers to.
+fn target_text(target: &Target) -> Option<String> {
+    match target {
+        Target::Tag { namespace, stream, tag } => Some(format!("{namespace}/{stream}:{tag}")),
+        Target::Image { namespace, stream, digest } => Some(format!("{namespace}/{stream}@{digest}")),
+        Target::Digest(digest) => Some(digest.to_string()),
+        Target::Invalid { .. } | Target::UnknownKind(_) => None,
+    }
 }
 
 /// The reason code of an item.
@@ -302,9 +372,114 @@ impl<'a> View<'a> {
                 namespace: referrer.namespace.to_string(),
                 name: referrer.name.to_string(),
                 place: mention.place.to_string(),
+                owner: self.owner(referrer),
             }
         };
         uses.iter().map(entry).collect()
+    }
+
+    /// What controls the object, at the top of the chain.
+    fn owner(&self, referrer: &Referrer) -> Option<Owner> {
+        let (mut kind, mut name) = referrer.owner.as_deref()?.split_once('/')?;
+        // A pod's replica set has a deployment above it, and nothing goes on for ever.
+        for _ in 0..4 {
+            let Some(known) = Kind::of_api(kind) else { break };
+            let all = &self.inventory.referrers;
+            let found = all.binary_search_by(|other| {
+                (&other.kind, &*other.namespace, &*other.name).cmp(&(&known, &referrer.namespace, name))
+            });
+            let Some(above) = found.ok().and_then(|position| all[position].owner.as_deref()) else { break };
+            (kind, name) = above.split_once('/')?;
+        }
+        Some(Owner { kind: kind.to_lowercase(), name: name.to_owned() })
+    }
+
+    /// Items that go and that the server imports again, by the positions of their streams.
+    pub fn reimports(&self) -> impl Iterator<Item = (usize, &'a ItemDecision, Reimport)> {
+        let streams = self.inventory.streams.iter().zip(&self.plan.streams).enumerate();
+        streams.flat_map(|(position, (stream, decision))| {
+            let items = decision.items.iter();
+            items.filter_map(move |item| Some((position, item, decision.reimport(stream, item)?)))
+        })
+    }
+
+    /// How much comes back.
+    #[must_use]
+    pub fn reimport_counts(&self) -> Reimports {
+        let images: Vec<Id> = self.reimports().map(|(_, item, _)| item.image).collect();
+        if images.is_empty() {
+            return Reimports::default();
+        }
+        Reimports { items: images.len(), bytes: self.bytes_of(images.into_iter(), &self.doomed_blobs()) }
+    }
+
+    /// The known bytes of those blobs of these images, their sub-manifests included, that go.
+    fn bytes_of(&self, names: impl Iterator<Item = Id>, doomed: &BTreeSet<Id>) -> u64 {
+        let images = &self.inventory.images;
+        let named = images.with_submanifests(names);
+        let there = named.iter().filter_map(|name| images.find(*name));
+        let blobs: BTreeSet<Id> = there.flat_map(|position| named_blobs(self.inventory, position)).collect();
+        blobs.intersection(doomed).filter_map(|blob| images.blob_bytes(*blob)).sum()
+    }
+
+    /// Items of streams in scope whose Image object does not exist, with the verdict about each: that of its stream, if
+    /// its items were not looked at.
+    #[must_use]
+    pub fn missing_images(&self) -> Vec<(MissingEntry, Result<ItemVerdict, StreamVerdict>)> {
+        let mut missing = Vec::new();
+        let streams = self.inventory.streams.iter().zip(&self.plan.streams);
+        for (stream, decision) in streams.filter(|(_, decision)| decision.verdict.is_in_scope()) {
+            let mut decisions = decision.items.iter();
+            let tags = stream.tags.iter();
+            for (tag, position, item) in
+                tags.flat_map(|tag| (0..).zip(&tag.items).map(move |(position, item)| (tag, position, item)))
+            {
+                // One for each item, or none at all.
+                let verdict = decisions.next().map_or(Err(decision.verdict), |item| Ok(item.verdict));
+                let image = self.text(item.image);
+                // An item without a name is of a tag that only refers to an image elsewhere.
+                if self.inventory.images.find(item.image).is_some() || image.is_empty() {
+                    continue;
+                }
+                let repository = stream.repository();
+                let mut uses = self.plan.references.of_image(&repository, item.image).to_vec();
+                if position == 0 {
+                    uses.extend(self.plan.references.of_tag(&repository, &tag.name));
+                }
+                let entry = MissingEntry {
+                    namespace: stream.namespace.to_string(),
+                    name: stream.name.to_string(),
+                    tag: tag.name.to_string(),
+                    position,
+                    image,
+                    decision: if matches!(verdict, Ok(ItemVerdict::Remove(_))) { "remove" } else { "keep" },
+                    reason: verdict.map_or_else(stream_verdict, item_reason),
+                    referrers: self.referrers(&uses),
+                };
+                missing.push((entry, verdict));
+            }
+        }
+        missing
+    }
+
+    /// References that do not parse.
+    #[must_use]
+    pub fn invalid_references(&self) -> Vec<InvalidEntry> {
+        let invalid = self.plan.references.invalid().iter();
+        let entry = |invalid: &InvalidReference| {
+            let referrer = self.referrers(&[invalid.place()]).pop()?;
+            let Target::Invalid { value, readable, .. } = &invalid.place().mention(self.inventory).target
+            else {
+                return None;
+            };
+            Some(InvalidEntry {
+                referrer,
+                value: value.to_string(),
+                protects: readable.as_deref().and_then(target_text),
+                message: invalid.describe(self.inventory),
+            })
+        };
+        invalid.filter_map(entry).collect()
     }
 
     /// Who decided that an item stays.
@@ -356,13 +531,9 @@ impl<'a> View<'a> {
     /// The bytes of the blobs of a stream's removed items, their sub-manifests included, that go.
     #[must_use]
     pub fn stream_bytes(&self, stream: usize, doomed: &BTreeSet<Id>) -> u64 {
-        let images = &self.inventory.images;
         let removed = self.plan.streams[stream].items.iter();
         let removed = removed.filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)));
-        let named = images.with_submanifests(removed.map(|item| item.image));
-        let there = named.iter().filter_map(|name| images.find(*name));
-        let blobs: BTreeSet<Id> = there.flat_map(|position| named_blobs(self.inventory, position)).collect();
-        blobs.intersection(doomed).filter_map(|blob| images.blob_bytes(*blob)).sum()
+        self.bytes_of(removed.map(|item| item.image), doomed)
     }
 
     /// Numbers of what goes.
@@ -398,6 +569,7 @@ impl<'a> View<'a> {
                 created: time(tag.items[item.position as usize].created),
                 decision: if matches!(item.verdict, ItemVerdict::Remove(_)) { "remove" } else { "keep" },
                 reason: item_reason(item.verdict),
+                reimport: decision.reimport(stream, item),
                 referrers: self.referrers(self.item_referrers(position, item)),
             }
         });
@@ -474,10 +646,6 @@ impl<'a> View<'a> {
         };
         let doomed = self.doomed_blobs();
         let in_scope = |position: &usize| self.plan.streams[*position].verdict.is_in_scope();
-        let invalid = self.plan.references.invalid().iter().filter_map(|invalid| {
-            let referrer = self.referrers(&[invalid.place()]).pop()?;
-            Some(InvalidEntry { referrer, message: invalid.describe(self.inventory) })
-        });
         PlanBody {
             metadata: Metadata {
                 server: server.clone(),
@@ -504,7 +672,9 @@ impl<'a> View<'a> {
             },
             images: (0..self.plan.images.len()).map(|position| self.image_entry(position)).collect(),
             differences: self.difference_entries(),
-            invalid_references: invalid.collect(),
+            reimports: self.reimport_counts(),
+            missing_images: self.missing_images().into_iter().map(|(entry, _)| entry).collect(),
+            invalid_references: self.invalid_references(),
             warnings: warnings.clone(),
         }
     }

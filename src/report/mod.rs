@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod document;
 mod human;
+mod reason;
 pub mod text;
 
 pub use human::bytes;

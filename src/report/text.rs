@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 
-use super::document::{View, image_reason, stream_verdict};
+use super::document::{InvalidEntry, MissingEntry, Owner, ReferrerEntry, Reimports, View};
 use super::human::bytes;
+use super::reason::{image_text, keep_text, remove_text, stream_text};
 use crate::execute::{Change, FailedObject, Outcome, Spared};
-use crate::model::Stream;
 use crate::plan::{
-    Counts, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, StreamVerdict, Use,
+    Counts, ImageDecision, ImageVerdict, ItemDecision, ItemVerdict, Reimport, Stage2, StreamVerdict, Use,
 };
-use crate::text::printable;
+use crate::text::{printable, quoted};
 
 /// The reference's line about a change.
 #[must_use]
@@ -64,16 +64,15 @@ pub fn space_line(freed: u64, of_unknown_size: usize, dry_run: bool) -> String {
     format!("{verb} {} ({freed} bytes) in the registry's storage{unknown}", bytes(freed))
 }
 
-/// Writes what a dry run shows; `wide` adds everything that stays, and why.
-pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()> {
+/// Writes what is to go, and why; with `kept` also everything that stays, and why. Dry run and real run print the same.
+pub fn plan(out: &mut dyn Write, view: View<'_>, kept: bool) -> io::Result<()> {
     let doomed = view.doomed_blobs();
     for (position, (stream, decision)) in view.inventory.streams.iter().zip(&view.plan.streams).enumerate() {
         let removed = decision.removed();
-        if removed == 0 && !(wide && decision.verdict.is_in_scope()) {
+        if removed == 0 && !(kept && decision.verdict.is_in_scope()) {
             continue;
         }
-        let repository = stream.repository();
-        write!(out, "Image stream {}: ", printable(&repository))?;
+        write!(out, "Image stream {}: ", printable(&stream.repository()))?;
         match decision.verdict {
             StreamVerdict::Examined => writeln!(
                 out,
@@ -81,106 +80,226 @@ pub fn dry_run(out: &mut dyn Write, view: View<'_>, wide: bool) -> io::Result<()
                 decision.items.len(),
                 bytes(view.stream_bytes(position, &doomed))
             )?,
-            verdict => writeln!(out, "stays as it is ({})", stream_verdict(verdict))?,
+            verdict => writeln!(out, "stays as it is: {}", stream_text(verdict))?,
         }
-        for item in &decision.items {
-            if wide || matches!(item.verdict, ItemVerdict::Remove(_)) {
-                write_item(out, view, position, stream, item)?;
-            }
-        }
-        if removed > 0 {
-            writeln!(
-                out,
-                "{}",
-                change_line(&Change::Items { repository: repository.clone(), items: removed })
-            )?;
-        }
-        for link in &decision.manifest_links {
-            let change = Change::ManifestLink { repository: repository.clone(), digest: view.text(*link) };
-            writeln!(out, "{}", change_line(&change))?;
-        }
-        for link in &decision.layer_links {
-            let change = Change::LayerLink { repository: repository.clone(), digest: view.text(*link) };
-            writeln!(out, "{}", change_line(&change))?;
+        let shown = |item: &&ItemDecision| kept || matches!(item.verdict, ItemVerdict::Remove(_));
+        let widths = decision.items.iter().filter(shown).fold((0, 0), |(tag, position), item| {
+            let name = printable(&stream.tags[item.tag as usize].name).chars().count();
+            (name.max(tag), item.position.to_string().len().max(position))
+        });
+        for item in decision.items.iter().filter(shown) {
+            write_item(out, view, position, item, widths)?;
         }
     }
-    for (image, decision) in view.inventory.images.all().iter().zip(&view.plan.images) {
-        let name = view.text(image.name);
-        if decision.verdict == ImageVerdict::Delete {
-            writeln!(
-                out,
-                "Image {}: goes: unused, {} freed",
-                printable(&name),
-                bytes(view.image_bytes(decision))
-            )?;
-            for blob in &decision.blobs {
-                let size = view.inventory.images.blob_bytes(*blob).map_or_else(|| "?".to_owned(), bytes);
-                writeln!(out, "  {size:>10}  blob {}", printable(&view.text(*blob)))?;
-            }
-            for blob in &decision.blobs {
-                let change = Change::Blob { digest: view.text(*blob), bytes: None, repositories: Vec::new() };
-                writeln!(out, "{}", change_line(&change))?;
-            }
-            writeln!(out, "{}", change_line(&Change::Image { name }))?;
-        } else if wide {
-            let by =
-                view.used_by(decision.verdict).map(|by| format!(" {}", printable(&by))).unwrap_or_default();
-            let uses = match decision.verdict {
-                ImageVerdict::KeepReferenced(referenced, _) => view.plan.references.of_digest(referenced),
-                _ => &[],
-            };
-            let reason = image_reason(decision.verdict);
-            writeln!(out, "Image {}: stays ({reason}{by}{})", printable(&name), sample(view, uses))?;
+    let skipped = match view.plan.stage2 {
+        Stage2::Runs => None,
+        Stage2::SkippedForNamespace => Some("with --namespace no image is deleted".to_owned()),
+        Stage2::SkippedForSelector => Some("with --selector no image is deleted".to_owned()),
+        Stage2::SkippedForMetadata(position) => {
+            let image = view.text(view.inventory.images.all()[position].name);
+            Some(format!("image {} has no metadata", printable(&image)))
+        }
+    };
+    if let Some(why) = skipped {
+        writeln!(out, "Images: all stay: {why}")?;
+    } else {
+        for (image, decision) in view.inventory.images.all().iter().zip(&view.plan.images) {
+            write_image(out, view, &view.text(image.name), decision, kept)?;
         }
     }
-    let summary = view.summary();
-    writeln!(out, "{}", summary_line(&summary, true))?;
-    writeln!(out, "{}", space_line(summary.bytes, summary.blobs_of_unknown_size, true))
+    write_reimports(out, view)?;
+    write_missing(out, view)?;
+    write_invalid(out, view)
 }
 
 fn write_item(
     out: &mut dyn Write,
     view: View<'_>,
     position: usize,
-    stream: &Stream,
     item: &ItemDecision,
+    (tag_width, position_width): (usize, usize),
 ) -> io::Result<()> {
+    let (stream, decision) = (&view.inventory.streams[position], &view.plan.streams[position]);
     let tag = printable(&stream.tags[item.tag as usize].name).into_owned();
     let image = view.text(item.image);
+    let (image, rules) = (printable(&image), view.plan.rules.keep);
     let why = match item.verdict {
-        ItemVerdict::Keep(keep, _) => format!("stays: {}", keep_text(view.plan, keep)),
-        ItemVerdict::Remove(remove) => format!("goes: {}", remove_text(view.plan, remove)),
+        ItemVerdict::Keep(keep, _) => {
+            format!("stays: {}{}", keep_text(rules, keep), sample(view, view.item_referrers(position, item)))
+        }
+        ItemVerdict::Remove(remove) => format!("goes: {}", remove_text(rules, remove)),
     };
-    let uses = view.item_referrers(position, item);
-    writeln!(out, "  {tag}  {}  {}  {why}{}", item.position, printable(&image), sample(view, uses))
+    let again = match decision.reimport(stream, item) {
+        None => String::new(),
+        Some(reimport) => format!("; will be imported again {}", reimport_text(reimport)),
+    };
+    writeln!(out, "  {tag:tag_width$}  {:>position_width$}  {image}  {why}{again}", item.position)
 }
 
-fn keep_text(plan: &Plan, keep: ItemKeep) -> String {
-    match keep {
-        ItemKeep::Young => "younger than --keep-younger-than".into(),
-        ItemKeep::TagReferenced => "the tag is in use".into(),
-        ItemKeep::ImageAppeared => "its image was pushed just now".into(),
-        ItemKeep::Revision => match plan.rules.keep {
-            Keep::Recent { tag_revisions, .. } => format!("within --keep-tag-revisions={tag_revisions}"),
-            Keep::WithinSizeLimit => "within --keep-tag-revisions".into(),
-        },
-        ItemKeep::WithinSizeLimit => "exceeds no limit of its namespace".into(),
-        ItemKeep::ImageReferenced => "the image is in use".into(),
-        ItemKeep::SubmanifestReferenced(_) => "a sub-manifest of it is in use".into(),
-        ItemKeep::Protected => "marked with prune-images/keep".into(),
+fn write_image(
+    out: &mut dyn Write,
+    view: View<'_>,
+    name: &str,
+    decision: &ImageDecision,
+    kept: bool,
+) -> io::Result<()> {
+    let (name, why) = (printable(name), image_text(decision.verdict));
+    if decision.verdict == ImageVerdict::Delete {
+        writeln!(out, "Image {name}: goes: {why}, {} freed", bytes(view.image_bytes(decision)))?;
+        for blob in &decision.blobs {
+            let size = view.inventory.images.blob_bytes(*blob).map_or_else(|| "?".to_owned(), bytes);
+            writeln!(out, "  {size:>10}  blob {}", printable(&view.text(*blob)))?;
+        }
+    } else if kept {
+        let by = view.used_by(decision.verdict).map(|by| format!(": {}", printable(&by))).unwrap_or_default();
+        let uses = match decision.verdict {
+            ImageVerdict::KeepReferenced(referenced, _) => view.plan.references.of_digest(referenced),
+            _ => &[],
+        };
+        writeln!(out, "Image {name}: stays: {why}{by}{}", sample(view, uses))?;
+    }
+    Ok(())
+}
+
+fn reimport_text(reimport: Reimport) -> &'static str {
+    match reimport {
+        Reimport::AtOnce => "at once",
+        Reimport::OnSchedule => "with the next scheduled import",
     }
 }
 
-fn remove_text(plan: &Plan, remove: ItemRemove) -> String {
-    match (remove, plan.rules.keep) {
-        (ItemRemove::ImageMissing, _) => "its Image object does not exist".into(),
-        (ItemRemove::Unreferenced, Keep::Recent { tag_revisions, .. }) => {
-            format!("beyond --keep-tag-revisions={tag_revisions}, and nothing uses it")
-        }
-        (ItemRemove::Unreferenced | ItemRemove::OverSizeLimit, _) => {
-            "exceeds a limit of its namespace, and nothing uses it".into()
+/// The command that ends the import of a tag, and deletes the tag.
+#[must_use]
+pub fn end_of_import(repository: &str, tag: &str) -> String {
+    format!("oc tag -d {}", quoted(&printable(&format!("{repository}:{tag}"))))
+}
+
+/// Items that come back, and how to end that.
+fn write_reimports(out: &mut dyn Write, view: View<'_>) -> io::Result<()> {
+    let Reimports { items, bytes: again } = view.reimport_counts();
+    if items == 0 {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "{items} item(s) that go will be imported again, because spec.tags asks for them ({} of what is freed):",
+        bytes(again)
+    )?;
+    for (position, item, reimport) in view.reimports() {
+        let stream = &view.inventory.streams[position];
+        let (repository, tag) = (stream.repository(), &stream.tags[item.tag as usize].name);
+        let place = format!("{repository}:{tag}");
+        writeln!(
+            out,
+            "  {}  {}; no more after: {}",
+            printable(&place),
+            reimport_text(reimport),
+            end_of_import(&repository, tag)
+        )?;
+    }
+    Ok(())
+}
+
+/// Items whose Image object somebody deleted, and who needs it.
+fn write_missing(out: &mut dyn Write, view: View<'_>) -> io::Result<()> {
+    let missing = view.missing_images();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{} item(s) whose Image object does not exist:", missing.len())?;
+    for (MissingEntry { namespace, name, tag, position, image, referrers, .. }, verdict) in missing {
+        let rules = view.plan.rules.keep;
+        let why = match verdict {
+            Ok(ItemVerdict::Keep(keep, _)) => format!("stays: {}", keep_text(rules, keep)),
+            Ok(ItemVerdict::Remove(_)) => "goes".to_owned(),
+            Err(verdict) => format!("stays: {}", stream_text(verdict)),
+        };
+        let place = format!("{namespace}/{name}:{tag}");
+        writeln!(out, "  {}  {position}  {}  {why}", printable(&place), printable(&image))?;
+        for referrer in referrers {
+            writeln!(out, "    used by {}", referrer_text(&referrer))?;
         }
     }
+    Ok(())
+}
+
+/// References that do not parse, with what each of them protects nevertheless.
+fn write_invalid(out: &mut dyn Write, view: View<'_>) -> io::Result<()> {
+    let invalid = view.invalid_references();
+    if invalid.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{} reference(s) that do not parse:", invalid.len())?;
+    for entry in &invalid {
+        writeln!(out, "  {}", invalid_line(entry))?;
+    }
+    Ok(())
+}
+
+/// A reference that does not parse: where it stands, in the reference's words, what it protects, and who to ask.
+#[must_use]
+pub fn invalid_line(entry: &InvalidEntry) -> String {
+    let InvalidEntry { referrer, message, protects, value: _ } = entry;
+    let effect = match protects {
+        Some(target) => format!("it protects {}, which it names without the white space", printable(target)),
+        None => "it protects nothing".to_owned(),
+    };
+    let owner = referrer.owner.as_ref().map(|owner| format!(" ({})", owner_text(owner))).unwrap_or_default();
+    format!("{} - ignored: {effect}{owner}", printable(message))
+}
+
+/// An object that refers to an image, where in it the reference stands, and what controls the object.
+fn referrer_text(referrer: &ReferrerEntry) -> String {
+    let ReferrerEntry { kind, namespace, name, place, owner } = referrer;
+    let place = if place.is_empty() { String::new() } else { format!(" {place}") };
+    let owner = owner.as_ref().map(|owner| format!(" ({})", owner_text(owner))).unwrap_or_default();
+    format!("{}{owner}", printable(&format!("{kind}/{namespace}/{name}{place}")))
+}
+
+/// `of deployment/web`.
+#[must_use]
+pub fn owner_text(owner: &Owner) -> String {
+    let Owner { kind, name } = owner;
+    format!("of {}", printable(&format!("{kind}/{name}")))
+}
+
+/// Writes the line of each change that a confirmed run would make, which prints them as they happen.
+pub fn changes(out: &mut dyn Write, view: View<'_>) -> io::Result<()> {
+    let mut line = |change: &Change| writeln!(out, "{}", change_line(change));
+    for (stream, decision) in view.inventory.streams.iter().zip(&view.plan.streams) {
+        let (repository, items) = (stream.repository(), decision.removed());
+        if items > 0 {
+            line(&Change::Items { repository: repository.clone(), items })?;
+        }
+        for link in &decision.manifest_links {
+            line(&Change::ManifestLink { repository: repository.clone(), digest: view.text(*link) })?;
+        }
+        for link in &decision.layer_links {
+            line(&Change::LayerLink { repository: repository.clone(), digest: view.text(*link) })?;
+        }
+    }
+    for (image, decision) in view.inventory.images.all().iter().zip(&view.plan.images) {
+        if decision.verdict == ImageVerdict::Delete {
+            for blob in &decision.blobs {
+                line(&Change::Blob { digest: view.text(*blob), bytes: None, repositories: Vec::new() })?;
+            }
+            line(&Change::Image { name: view.text(image.name) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes all that a dry run shows.
+pub fn dry_run(out: &mut dyn Write, view: View<'_>, kept: bool) -> io::Result<()> {
+    plan(out, view, kept)?;
+    changes(out, view)?;
+    end(out, &view.summary(), true)
+}
+
+/// The last two lines: how much, and what the registry's storage gets back.
+pub fn end(out: &mut dyn Write, counts: &Counts, dry_run: bool) -> io::Result<()> {
+    writeln!(out, "{}", summary_line(counts, dry_run))?;
+    writeln!(out, "{}", space_line(counts.bytes, counts.blobs_of_unknown_size, dry_run))
 }
 
 /// The first referrers, for a line of text.
@@ -231,13 +350,6 @@ pub fn spared(spared: &[Spared]) -> String {
         let _ = write!(text, "\n  {}: {why}", printable(object));
     }
     text
-}
-
-/// The end of a confirmed run.
-pub fn outcome(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
-    let deleted = &outcome.deleted;
-    writeln!(out, "{}", summary_line(deleted, false))?;
-    writeln!(out, "{}", space_line(deleted.bytes, deleted.blobs_of_unknown_size, false))
 }
 
 /// The API objects that would change, one `resource/name` in a line.

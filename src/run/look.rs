@@ -11,8 +11,9 @@ use crate::cluster::{ApiError, ApiRequest, Cluster, ConnectionOptions, Environme
 use crate::error::Failure;
 use crate::inventory::{self, Read, Scope};
 use crate::model::{Inventory, Target};
-use crate::plan::{self, Plan, Rules, Stage2, StreamVerdict};
-use crate::report::printable;
+use crate::plan::{self, Plan, Reimport, Rules, Stage2, StreamVerdict};
+use crate::report::document::{InvalidEntry, ReferrerEntry, View};
+use crate::report::{bytes, printable, text};
 use crate::ui::Ui;
 
 /// How far the local clock and the server's may be apart without a warning, in seconds.
@@ -151,36 +152,51 @@ fn refuse_undecodable(undecodable: &[(String, String)]) -> Result<(), Failure> {
 
 /// References that do not parse stop the run, in the reference's words; with `--ignore-invalid-refs` each is named.
 fn refuse_invalid(inventory: &Inventory, plan: &Plan, ignore: bool, ui: &Ui) -> Result<(), Failure> {
-    let invalid = plan.references.invalid();
-    if invalid.is_empty() {
+    if plan.references.invalid().is_empty() {
         return Ok(());
     }
-    let lines =
-        invalid.iter().map(|invalid| (*invalid, printable(&invalid.describe(inventory)).into_owned()));
+    let entries = View { inventory, plan }.invalid_references();
     if ignore {
-        for (invalid, line) in lines {
-            let readable = matches!(
-                &invalid.place().mention(inventory).target,
-                Target::Invalid { readable: Some(_), .. }
-            );
-            let effect = if readable {
-                "it protects what it names without the white space"
-            } else {
-                "it protects nothing"
-            };
-            ui.warning(&format!("{line} - ignored: {effect}"));
+        for entry in &entries {
+            ui.warning(&text::invalid_line(entry));
         }
         return Ok(());
     }
     let mut message =
         "Failed to build graph!\n\nThe following objects have invalid references:\n\n".to_owned();
-    for (_, line) in lines {
-        let _ = writeln!(message, "  {line}");
+    for entry in &entries {
+        let _ = writeln!(message, "  {}", printable(&entry.message));
     }
     message.push_str("\nEither fix the references or delete the objects to make the pruner proceed.");
+    for InvalidEntry { referrer, .. } in &entries {
+        if let Some(owner) = &referrer.owner {
+            let ReferrerEntry { kind, namespace, name, .. } = referrer;
+            let object = format!("{kind}/{name} namespace={namespace}");
+            let _ = write!(message, "\n- {} is {}", printable(&object), text::owner_text(owner));
+        }
+    }
     ui.message(&message);
     Err(Failure::nothing_changed("failed to build graph - no changes made")
         .hint("prune without what these references protect: --ignore-invalid-refs"))
+}
+
+/// What a prune of it does not last, because the server imports it again.
+fn reimport_warning(view: View<'_>) -> Option<String> {
+    let counts = view.reimport_counts();
+    let (first, item, _) = view.reimports().next()?;
+    let at_once = view.reimports().filter(|(.., reimport)| *reimport == Reimport::AtOnce).count();
+    let stream = &view.inventory.streams[first];
+    let command = text::end_of_import(&stream.repository(), &stream.tags[item.tag as usize].name);
+    let more = match counts.items {
+        1 => String::new(),
+        items => format!(" (and {} more)", items - 1),
+    };
+    Some(format!(
+        "{} item(s) that go will be imported again, because spec.tags asks for them: {at_once} at once, {} with the next scheduled import; {} of what is freed fills up again; no more after: {command}{more}",
+        counts.items,
+        counts.items - at_once,
+        bytes(counts.bytes)
+    ))
 }
 
 fn plan_warnings(inventory: &Inventory, plan: &Plan, warnings: &mut Vec<String>) {
@@ -201,6 +217,7 @@ fn plan_warnings(inventory: &Inventory, plan: &Plan, warnings: &mut Vec<String>)
             ));
         }
     }
+    warnings.extend(reimport_warning(View { inventory, plan }));
     for (stream, decision) in inventory.streams.iter().zip(&plan.streams) {
         if let StreamVerdict::MetadataAbsent(image) = decision.verdict {
             let image = inventory.names.text(inventory.images.all()[image].name);

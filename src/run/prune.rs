@@ -171,8 +171,9 @@ fn report_dry_run(options: &Options, ui: &Ui, planned: &Planned, cache: CachePla
     api_only_notice(options, ui);
     ui.message(&report::cache::plan_line(&cache));
     match options.output {
-        OutputFormat::Text => ui.result(|out| text::dry_run(out, view, false)),
-        OutputFormat::Wide => ui.result(|out| text::dry_run(out, view, true)),
+        OutputFormat::Text | OutputFormat::Wide => {
+            ui.result(|out| text::dry_run(out, view, options.show_kept))
+        }
         OutputFormat::Name => ui.result(|out| text::names(out, view)),
         format @ (OutputFormat::Json | OutputFormat::Yaml) => {
             write_document(ui, format, &PrunePlan::new(view.body(context), cache));
@@ -203,6 +204,10 @@ async fn prune(
     let Ready { registry, caches } = ready;
     api_only_notice(options, ui);
     let lines = matches!(options.output, OutputFormat::Text | OutputFormat::Wide);
+    if lines {
+        let view = View { inventory: &inventory, plan: &plan };
+        ui.result(|out| text::plan(out, view, options.show_kept));
+    }
     // Changes are told by many workers at once; a line must not be torn.
     let one_at_a_time = Mutex::new(());
     let tell = |event: Event<'_>| {
@@ -221,6 +226,7 @@ async fn prune(
     if let Some(caches) = &caches {
         ui.message(&report::cache::plan_line(&cache_plan));
         if let Err(failure) = caches.before(&cluster, &options.connection, &options.program, &events).await {
+            report_end(options, ui, &Outcome::default());
             ui.failure(&failure);
             return failure.exit;
         }
@@ -325,12 +331,17 @@ fn exit_of(outcome: &Outcome, cache: &CacheOutcome) -> Exit {
     }
 }
 
-fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOutcome) {
+/// The end of stdout, but for a document.
+fn report_end(options: &Options, ui: &Ui, outcome: &Outcome) {
     match options.output {
-        OutputFormat::Text | OutputFormat::Wide => ui.result(|out| text::outcome(out, outcome)),
+        OutputFormat::Text | OutputFormat::Wide => ui.result(|out| text::end(out, &outcome.deleted, false)),
         OutputFormat::Name => ui.result(|out| text::changed_names(out, outcome)),
         OutputFormat::Json | OutputFormat::Yaml => {}
     }
+}
+
+fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOutcome) {
+    report_end(options, ui, outcome);
     report_cache(options, ui, cache);
     if !outcome.broken.is_empty() {
         ui.failure(&broken(&outcome.broken));

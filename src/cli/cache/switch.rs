@@ -8,6 +8,7 @@ use super::super::{
     connection::ConnectionArgs,
     parse::Invocation,
     place::PlaceArgs,
+    running::WritingArgs,
     subcommand::{CommonArgs, Subcommand},
     validate::{invalid, nonempty, switch, timeout},
 };
@@ -16,6 +17,7 @@ use crate::{
         commands::switch::{Consent, SPELLED_OUT, SwitchOptions, Turn},
         rollout::Pace,
     },
+    cluster::ConnectionOptions,
     error::Failure,
     text,
 };
@@ -77,6 +79,9 @@ struct SwitchArgs {
 
     #[command(flatten)]
     place: PlaceArgs,
+
+    #[command(flatten)]
+    writing: WritingArgs,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -155,12 +160,13 @@ fn options(args: SwitchArgs, program: &str, turn: Turn) -> Result<SwitchOptions,
     let place = args.place.place()?;
     let timeout = timeout("--cache-timeout", args.cache_timeout.as_deref(), TIMEOUT)?;
     let word = if turn == Turn::Off { "disable" } else { "enable" };
-    let connection = args.connection.options()?;
+    let connection =
+        ConnectionOptions { field_manager: args.writing.field_manager()?, ..args.connection.options()? };
     let repeat = format!(
         "{program} cache {word} --confirm{}{}{}",
         place.flags(),
         text::flags([("--cache-timeout", nonempty(args.cache_timeout))]),
-        connection.flags()
+        connection.writing_flags()
     );
     Ok(SwitchOptions {
         connection,
