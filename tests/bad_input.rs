@@ -694,6 +694,7 @@ hint: speak plain http to it: --registry-url=http://localhost:PORT, and leave --
             r#"
 error: failed to ping registry https://127.0.0.1:1: Get "https://127.0.0.1:1/": dial tcp 127.0.0.1:1: connect: connection refused
 hint: check the host and the port in --registry-url=https://127.0.0.1:1
+hint: reach it by a route, or else through the API server: --registry-via=auto
 hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
 hint: make a route if there is none: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{"spec":{"defaultRoute":true}}'
 "#,
@@ -705,6 +706,7 @@ hint: make a route if there is none: oc patch configs.imageregistry.operator.ope
             r#"
 error: failed to ping registry 127.0.0.1:1: Get "https://127.0.0.1:1/": dial tcp 127.0.0.1:1: connect: connection refused
 hint: check the host and the port in --registry-url=127.0.0.1:1
+hint: reach it by a route, or else through the API server: --registry-via=auto
 hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
 hint: make a route if there is none: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{"spec":{"defaultRoute":true}}'
 "#,
@@ -716,6 +718,7 @@ hint: make a route if there is none: oc patch configs.imageregistry.operator.ope
             r#"
 error: failed to ping registry https://no-such-host.invalid:5000: Get "https://no-such-host.invalid:5000/": dial tcp: lookup no-such-host.invalid: no such host (Name or service not known)
 hint: check the host and the port in --registry-url=https://no-such-host.invalid:5000
+hint: reach it by a route, or else through the API server: --registry-via=auto
 hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
 hint: make a route if there is none: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{"spec":{"defaultRoute":true}}'
 "#,
@@ -726,9 +729,12 @@ hint: make a route if there is none: oc patch configs.imageregistry.operator.ope
             1,
             r#"
 error: failed to ping registry image-registry.openshift-image-registry.svc:5000: Get "https://image-registry.openshift-image-registry.svc:5000/": dial tcp: lookup image-registry.openshift-image-registry.svc: no such host (Name or service not known)
+  find a route to service image-registry in namespace openshift-image-registry: forbidden: routes.route.openshift.io is forbidden: User "pruner" cannot list resource "routes" in API group "route.openshift.io" in the namespace "openshift-image-registry"
+  open a port-forward to the registry: no pod of the registry is ready
 hint: Please provide a reachable route to the integrated registry using --registry-url.
-hint: a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'
 hint: make a route if there is none: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{"spec":{"defaultRoute":true}}'
+hint: for a route a right is missing: oc create role prune-images-list-routes --verb=list --resource=routes.route.openshift.io -n openshift-image-registry && oc adm policy add-role-to-user prune-images-list-routes <user> --role-namespace=openshift-image-registry -n openshift-image-registry
+hint: see how its pods are: oc get pods -n openshift-image-registry
 "#,
         ),
         (

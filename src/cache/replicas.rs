@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::detect::{Discovery, Place, Pod, Reading, pods};
 use crate::cluster::{ApiError, Cluster, Forward};
-use crate::registry::{Deletion, Evidence, Freshness, Limits, Protection, Registry, RegistryError};
+use crate::registry::{self, Deletion, Evidence, Freshness, Limits, Protection, Registry, RegistryError};
 use crate::text::sanitize;
 
 /// After so many failures in a row a replica is left alone until it answers a ping again: one that hangs must not slow
@@ -414,7 +414,9 @@ impl Shared {
         let Some(address) = pod.address else { return Err("it has no address yet".to_owned()) };
         let limit = self.pace.reach;
         // Outside the cluster the address may be anybody's, and only a certificate tells.
-        let direct = if self.registry.protection() == Protection::Verified || self.cluster.is_in_cluster() {
+        let direct = if matches!(self.registry.way(), registry::Way::PortForward { .. }) {
+            "its address is not tried where the registry is reached through port-forwards".to_owned()
+        } else if self.registry.protection() == Protection::Verified || self.cluster.is_in_cluster() {
             match self.replica(pod, address, Way::Direct, None) {
                 Ok(replica) => match ping(&replica.registry, limit).await {
                     Ok(()) => return Ok(replica),
@@ -461,11 +463,8 @@ impl Shared {
         let Pace { forget, .. } = self.pace;
         let limits =
             Limits { connect: forget, answer: forget, delete: forget, attempts: 1, ..Limits::default() };
-        // A route's name is none that a replica has a certificate for.
-        let service = self.place.service_name();
-        let own = self.registry.host();
-        let name = if own.starts_with(&service) { own } else { &service };
-        let registry = self.registry.pinned(name, address, limits).map_err(|failure| failure.message)?;
+        let name = self.place.certificate_name(self.registry.host());
+        let registry = self.registry.pinned(&name, address, limits).map_err(|failure| failure.message)?;
         let told = Arc::clone(&self.told);
         Ok(Replica { pod: pod.clone(), way, registry, deadline: forget, told, _forward: forward })
     }

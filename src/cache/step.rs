@@ -21,10 +21,10 @@ use super::redis::{
 };
 use super::replicas::{Evictor, Pace, Unconfirmed, Way};
 use super::rollout::{self, Progress, Proof, Restart, Restarted, Survivor, Ways};
-use crate::cluster::{ApiRequest, Cluster, ConnectionOptions, Retry};
+use crate::cluster::{Cluster, ConnectionOptions};
 use crate::error::Failure;
 use crate::execute::{Meanwhile, Signal};
-use crate::registry::{Freshness, Registry, is_repository};
+use crate::registry::{self, Freshness, Registry, is_repository};
 use crate::text::time_text;
 
 /// How long one blob waits for Redis before the replicas are told all the same; what Redis did not confirm by then is
@@ -789,18 +789,8 @@ async fn redis(
 /// The registry, with the authority that signs the certificates of services, if it may be read: a connection by a route
 /// is vouched for by another one.
 pub(super) async fn service_ca(cluster: &Cluster, place: &Place, registry: Registry) -> Registry {
-    #[derive(serde::Deserialize)]
-    struct Authority {
-        data: BTreeMap<String, String>,
-    }
-    let path = format!("/api/v1/namespaces/{}/configmaps/openshift-service-ca.crt", place.namespace);
-    let request = ApiRequest { retry: Retry::Never, ..ApiRequest::get(path) };
-    let Ok(answer) = cluster.request(request).await else { return registry };
-    let Ok(Authority { data }) = serde_json::from_slice(&answer.body) else { return registry };
-    match data.get("service-ca.crt").map(|pem| registry.trusting(pem.as_bytes())) {
-        Some(Ok(trusting)) => trusting,
-        Some(Err(_)) | None => registry,
-    }
+    let Ok(pem) = registry::service_ca(cluster, place).await else { return registry };
+    registry.trusting(&pem).unwrap_or(registry)
 }
 
 /// Which replicas can be spoken to.

@@ -5,8 +5,12 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use jiff::SignedDuration;
 
 use crate::{
-    cache::CacheOptions, cluster::ConnectionOptions, inventory::ResourceName, model::Selector,
-    registry::RegistryUrl, text,
+    cache::CacheOptions,
+    cluster::ConnectionOptions,
+    inventory::ResourceName,
+    model::Selector,
+    registry::{RegistryUrl, Via},
+    text,
 };
 
 /// Everything that a prune was asked for.
@@ -83,6 +87,8 @@ pub struct RegistryOptions {
     pub ca: Option<CaBundle>,
     /// `--force-insecure`: skip verification, and speak plain HTTP if need be.
     pub force_insecure: bool,
+    /// `--registry-via`; without it, any way, or that to the address of `--registry-url` alone.
+    pub via: Option<Via>,
 }
 
 impl RegistryOptions {
@@ -91,6 +97,7 @@ impl RegistryOptions {
     pub fn flags(&self) -> String {
         text::flags([
             ("--registry-url", self.url.as_ref().map(ToString::to_string)),
+            ("--registry-via", self.via.map(|via| via.word().to_owned())),
             ("--certificate-authority", self.ca.as_ref().map(|ca| ca.path.to_string_lossy().into_owned())),
             ("--force-insecure", self.force_insecure.then(|| "true".to_owned())),
         ])

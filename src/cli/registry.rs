@@ -19,6 +19,15 @@ pub(super) struct RegistryArgs {
     #[arg(long, value_name = "URL")]
     registry_url: Option<String>,
 
+    /// How to reach it: auto, direct, route or port-forward
+    ///
+    /// Default: direct with --registry-url, else auto. That tries the registry's address; if it cannot be resolved or
+    /// reached, an admitted route to the registry's service; else a port-forward through the API server to one of its
+    /// pods. A refused certificate or login ends it: the token goes no other way then. The replicas of the cache step
+    /// are reached one by one, at their addresses or by port-forwards; with port-forward by these alone.
+    #[arg(long, value_name = "WAY")]
+    registry_via: Option<String>,
+
     /// The CA that signed the registry's certificate
     ///
     /// Added to the kubeconfig's CA. Excludes --force-insecure and an http:// registry URL. For the API server's CA
@@ -38,6 +47,7 @@ impl RegistryArgs {
     pub(super) fn options(self) -> Result<RegistryOptions, Failure> {
         registry(
             self.registry_url.as_deref(),
+            self.registry_via,
             nonempty_path(self.certificate_authority),
             switch("--force-insecure", self.force_insecure.as_deref())?,
         )

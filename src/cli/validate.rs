@@ -15,7 +15,7 @@ use crate::{
     cause::io_text,
     cluster::ConnectionOptions,
     error::Failure,
-    registry::{RegistryUrl, Scheme},
+    registry::{RegistryUrl, Scheme, Via},
     text::sanitize,
 };
 
@@ -159,9 +159,14 @@ pub(super) fn is_subdomain(name: &str) -> bool {
 
 pub(super) fn registry(
     url: Option<&str>,
+    via: Option<String>,
     ca: Option<PathBuf>,
     force_insecure: bool,
 ) -> Result<RegistryOptions, Failure> {
+    let via = match nonempty(via) {
+        None => None,
+        via => Some(word("--registry-via", via, Via::BY_NAME)?),
+    };
     let url = url.filter(|url| !url.is_empty()).map(RegistryUrl::parse).transpose()?;
     if ca.is_some() && force_insecure {
         return Err(Failure::usage("--certificate-authority cannot be specified with --force-insecure")
@@ -171,7 +176,11 @@ pub(super) fn registry(
         return Err(Failure::usage("--certificate-authority cannot be specified for insecure http protocol")
             .hint("give an https:// URL in --registry-url, or leave --certificate-authority out"));
     }
-    Ok(RegistryOptions { url, ca: ca.map(ca_bundle).transpose()?, force_insecure })
+    if url.is_some() && via == Some(Via::Route) {
+        return Err(Failure::usage("--registry-url cannot be specified with --registry-via=route")
+            .hint("the routes say their own hosts; for one of them alone: --registry-url=https://HOST"));
+    }
+    Ok(RegistryOptions { url, ca: ca.map(ca_bundle).transpose()?, force_insecure, via })
 }
 
 /// Reads the registry's CA; these two failures exit with 1, as no flag is misspelled.

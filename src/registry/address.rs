@@ -68,6 +68,11 @@ impl RegistryUrl {
         })
     }
 
+    /// The same registry under the name of its service, without a port: where that is comes from elsewhere.
+    pub(super) fn of_service(&self, name: &str) -> Self {
+        Self { scheme: self.scheme, host: name.to_ascii_lowercase(), port: None }
+    }
+
     /// The scheme, if one was given.
     #[must_use]
     pub fn scheme(&self) -> Option<Scheme> {

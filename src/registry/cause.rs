@@ -1,6 +1,7 @@
 //! Why a request to the registry got no answer, with the host that was asked, as the reference prints it.
 
 use super::address::{RegistryUrl, Scheme};
+use super::pods::NoPod;
 use crate::cause::{Cause, CauseKind, chain};
 use crate::text::brief;
 
@@ -8,6 +9,9 @@ use crate::text::brief;
 pub(super) fn cause_of(error: &reqwest::Error, url: &RegistryUrl) -> Cause {
     if let Some(unresolved) = chain(error).find_map(|error| error.downcast_ref::<Unresolved>()) {
         return Cause::new(CauseKind::NoSuchHost, format!("dial {unresolved}"));
+    }
+    if let Some(no_pod) = chain(error).find_map(|error| error.downcast_ref::<NoPod>()) {
+        return Cause::new(CauseKind::Other, format!("port-forward: {no_pod}"));
     }
     let host = url.authority();
     let cause = Cause::of(error);

@@ -24,6 +24,7 @@ use super::freshness::{Freshness, Step, of_get, of_head, of_storage};
 use super::name::Target;
 use super::security::Protection;
 use super::transport::{Limits, Pool, client, pinned_client, send};
+use super::via::{RegistryAccess, Way};
 use super::{Refresh, TokenSource};
 use crate::cause::Cause;
 use crate::error::Failure;
@@ -54,6 +55,7 @@ struct Inner {
     pool: Pool,
     token: TokenSource,
     limits: Limits,
+    way: Way,
     /// When a new token was last asked for. Held while asking: workers that are refused together ask once, whichever
     /// replica refused them.
     last_login: Arc<Mutex<Option<Instant>>>,
@@ -76,34 +78,41 @@ impl Registry {
         pool: Pool,
         token: TokenSource,
         limits: Limits,
+        way: Way,
     ) -> Result<Self, Failure> {
         let base = base_of(&address, protection)?;
         let last_login = Arc::default();
-        let inner = Inner { client, address, protection, base, pool, token, limits, last_login };
+        let inner = Inner { client, address, protection, base, pool, token, limits, way, last_login };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A client of the one replica at `address`, which has to show a certificate for `name` where certificates are
-    /// verified: with the same authorities, protection and login as this one.
+    /// verified: with the same authorities, protection and login as this one. What a route says of http is said of its
+    /// router, and of no replica.
     ///
     /// # Errors
     ///
     /// The name is no host name.
     pub fn pinned(&self, name: &str, address: SocketAddr, limits: Limits) -> Result<Self, Failure> {
-        let Inner { protection, pool, token, last_login, .. } = &*self.inner;
+        let Inner { protection, pool, token, way, last_login, .. } = &*self.inner;
+        let protection = match (way, *protection) {
+            (Way::Route { .. }, Protection::Plain) => Protection::Unverified,
+            (_, protection) => protection,
+        };
         let url = RegistryUrl::parse(&format!("{name}:{}", address.port()))?;
-        let base = base_of(&url, *protection)?;
-        let client = pinned_client(&url, address, *protection, pool, &limits).map_err(|cause| {
+        let base = base_of(&url, protection)?;
+        let client = pinned_client(&url, address, protection, pool, &limits).map_err(|cause| {
             Failure::nothing_changed(format!("connect to the registry's replica {address}: {cause}"))
         })?;
         let inner = Inner {
             client,
             address: url,
-            protection: *protection,
+            protection,
             base,
             pool: pool.clone(),
             token: Arc::clone(token),
             limits,
+            way: Way::Direct,
             last_login: Arc::clone(last_login),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -116,7 +125,7 @@ impl Registry {
     ///
     /// It holds no certificate in PEM form.
     pub fn trusting(&self, pem: &[u8]) -> Result<Self, Failure> {
-        let Inner { client, address, protection, base, pool, token, limits, last_login } = &*self.inner;
+        let Inner { client, address, protection, base, pool, token, limits, way, last_login } = &*self.inner;
         let pool = pool.with(read_certificates(pem, "the service CA")?);
         let inner = Inner {
             client: client.clone(),
@@ -126,6 +135,7 @@ impl Registry {
             pool,
             token: Arc::clone(token),
             limits: limits.clone(),
+            way: way.clone(),
             last_login: Arc::clone(last_login),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -141,6 +151,18 @@ impl Registry {
     #[must_use]
     pub fn url(&self) -> String {
         format!("{}://{}", self.inner.protection.scheme(), self.inner.address.authority())
+    }
+
+    /// By which way it is reached.
+    #[must_use]
+    pub fn way(&self) -> &Way {
+        &self.inner.way
+    }
+
+    /// Where it is, and by which way it is reached: for the document.
+    #[must_use]
+    pub fn access(&self) -> RegistryAccess {
+        RegistryAccess::new(self.url(), &self.inner.way)
     }
 
     /// How the connection is protected.

@@ -14,10 +14,15 @@ use super::address::{Address, Origin, RegistryUrl, Scheme};
 use super::answer::{Answer, RegistryError, status_line};
 use super::cause::{is_transient, of_request};
 use super::client::{LOG_IN, PASS_TOKEN, Registry, token};
+use super::pods::Pods;
 use super::security::{Allowance, Attempt, Condition, Protection, candidates};
-use super::transport::{Limits, Pool, client, send};
+use super::transport::{Limits, Pool, client, forwarded_client, send};
+use super::via::{Via, Way, leads_on};
 use super::{Announce, Refresh, TokenSource};
+use crate::cache::detect::Rule;
 use crate::cause::{Cause, CauseKind};
+use crate::cli::RegistryOptions;
+use crate::cluster::Cluster;
 use crate::error::Failure;
 use crate::text::brief;
 
@@ -45,9 +50,55 @@ pub struct Settings {
     pub announce: Announce,
     /// How long to wait, and how often to try.
     pub limits: Limits,
+    /// `--registry-via`.
+    pub via: Option<Via>,
+    /// By which way the address is reached: directly, unless [`super::reach`] finds another one.
+    pub path: Path,
+}
+
+/// A way to the registry, and what it brings along.
+#[derive(Clone)]
+pub struct Path {
+    /// The way.
+    pub(super) way: Way,
+    /// Where connections go to instead of what the name resolves to.
+    pub(super) pods: Option<Pods>,
+    /// What further authorities count.
+    pub(super) further: Further,
+}
+
+/// Authorities beside those that the settings name.
+#[derive(Clone)]
+pub(super) enum Further {
+    /// None.
+    None,
+    /// Those of the system: a route's certificate is its router's, which may be anybody's in public.
+    System,
+    /// The one that signs the certificates of services (PEM), or the right that would show it.
+    Service(Result<Vec<u8>, Option<Rule>>),
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self { way: Way::Direct, pods: None, further: Further::None }
+    }
 }
 
 impl Settings {
+    /// The settings that the flags and the connection to the cluster make.
+    #[must_use]
+    pub fn of(options: &RegistryOptions, cluster: &Cluster, address: Address, announce: Announce) -> Self {
+        Self {
+            force_insecure: options.force_insecure,
+            ca_pem: options.ca.as_ref().map(|ca| ca.pem.clone()),
+            kubeconfig_ca: cluster.ca_pem(),
+            kubeconfig_insecure: cluster.allows_insecure(),
+            in_cluster: cluster.is_in_cluster(),
+            via: options.via,
+            ..Self::new(address, announce)
+        }
+    }
+
     /// Settings that allow nothing insecure but what the address itself allows.
     #[must_use]
     pub fn new(address: Address, announce: Announce) -> Self {
@@ -61,7 +112,32 @@ impl Settings {
             service_ca: PathBuf::from(SERVICE_CA),
             announce,
             limits: Limits::default(),
+            via: None,
+            path: Path::default(),
         }
+    }
+
+    /// The registry as messages name it.
+    fn shown(&self) -> String {
+        let url = &self.address.url;
+        match &self.path.way {
+            Way::Direct => url.to_string(),
+            way => format!("{url} ({way})"),
+        }
+    }
+}
+
+/// Why there is no connection.
+pub(super) struct Trouble {
+    /// What the administrator reads.
+    pub(super) failure: Failure,
+    /// Whether it leads on to the next way.
+    pub(super) leads_on: bool,
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self { failure, leads_on: false }
     }
 }
 
@@ -74,6 +150,10 @@ impl Settings {
 /// Without a token, before anything is sent. Then each way in which a registry cannot be reached, with the phrase of
 /// the reference and the flag that fixes it; what is no image registry; a refused token. Nothing was changed.
 pub async fn connect(settings: Settings, token_source: TokenSource) -> Result<Registry, Failure> {
+    try_connect(settings, token_source).await.map_err(|trouble| trouble.failure)
+}
+
+pub(super) async fn try_connect(settings: Settings, token_source: TokenSource) -> Result<Registry, Trouble> {
     token(&token_source, Refresh::Cached).await?;
     let url = &settings.address.url;
     let allowance = Allowance {
@@ -88,8 +168,8 @@ pub async fn connect(settings: Settings, token_source: TokenSource) -> Result<Re
         (settings.announce)(&warning);
     }
     recognise(&settings, attempt.protection, &client).await?;
-    let registry =
-        Registry::new(client, url.clone(), attempt.protection, pool, token_source, settings.limits.clone())?;
+    let (limits, way) = (settings.limits.clone(), settings.path.way.clone());
+    let registry = Registry::new(client, url.clone(), attempt.protection, pool, token_source, limits, way)?;
     log_in(&registry, &settings).await?;
     Ok(registry)
 }
@@ -115,13 +195,19 @@ pub async fn for_replicas(settings: Settings, token_source: TokenSource) -> Resu
     };
     let pool = pool(&settings).await?;
     let client = build(&settings, protection, &pool)?;
-    Registry::new(client, url.clone(), protection, pool, token_source, settings.limits.clone())
+    let way = match settings.via {
+        Some(Via::PortForward) => Way::PortForward { pod: None },
+        // A route leads to any of them: it is no way to a certain one.
+        _ => Way::Direct,
+    };
+    Registry::new(client, url.clone(), protection, pool, token_source, settings.limits.clone(), way)
 }
 
 /// Collects the authorities that may sign the registry's certificate.
 ///
 /// `--certificate-authority` is added to the kubeconfig's CA; with neither, the system's count. Inside a pod the API's
-/// CA does not sign the registry: the service CA is added where there is one, else the system's.
+/// CA does not sign the registry: the service CA is added where there is one, else the system's. A way may bring further
+/// ones along.
 async fn pool(settings: &Settings) -> Result<Pool, Failure> {
     let mut certificates = Vec::new();
     let mut is_complete = !settings.in_cluster && settings.kubeconfig_ca.is_some();
@@ -147,6 +233,14 @@ async fn pool(settings: &Settings) -> Result<Pool, Failure> {
             }
         }
     }
+    match &settings.path.further {
+        Further::None | Further::Service(Err(_)) => {}
+        Further::System => is_complete &= settings.ca_pem.is_some(),
+        Further::Service(Ok(pem)) => {
+            certificates.extend(read_certificates(pem, "the service CA")?);
+            is_complete = true;
+        }
+    }
     Ok(if is_complete { Pool::Only(certificates) } else { Pool::SystemAnd(certificates) })
 }
 
@@ -170,7 +264,7 @@ enum PingError {
 }
 
 /// Pings over each attempt whose condition is met, until one answers.
-async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result<(Attempt, Client), Failure> {
+async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result<(Attempt, Client), Trouble> {
     let mut errors = Vec::new();
     let mut next = attempts.iter().find(|attempt| attempt.condition == Condition::First);
     while let Some(attempt) = next {
@@ -187,7 +281,9 @@ async fn reach(settings: &Settings, attempts: &[Attempt], pool: &Pool) -> Result
         next = following(attempts, *attempt, &error);
         errors.push(error);
     }
-    Err(explain(settings, &errors))
+    let is_way_on = |error: &PingError| matches!(error, PingError::NoAnswer { cause, .. } if leads_on(cause));
+    let leads_on = !errors.is_empty() && errors.iter().all(is_way_on);
+    Err(Trouble { failure: explain(settings, &errors), leads_on })
 }
 
 /// Returns the attempt that the error leads to. Each is less protected than the one before, so this ends.
@@ -203,8 +299,12 @@ fn following<'a>(attempts: &'a [Attempt], made: Attempt, error: &PingError) -> O
 
 fn build(settings: &Settings, protection: Protection, pool: &Pool) -> Result<Client, Failure> {
     let url = &settings.address.url;
-    client(url, protection, pool, &settings.limits).map_err(|cause| {
-        Failure::nothing_changed(format!("failed to ping registry {url}: {cause}"))
+    let built = match &settings.path.pods {
+        Some(pods) => forwarded_client(url, pods, protection, pool, &settings.limits),
+        None => client(url, protection, pool, &settings.limits),
+    };
+    built.map_err(|cause| {
+        Failure::nothing_changed(format!("failed to ping registry {}: {cause}", settings.shown()))
             .hint("name the CA that signed the registry's certificate: --certificate-authority=<file>")
     })
 }
@@ -262,13 +362,15 @@ async fn recognise(settings: &Settings, protection: Protection, client: &Client)
     let url = &settings.address.url;
     let answer = get(settings, protection, client, "/v2/").await.map_err(|cause| {
         let cause = of_request(&cause, "Get", protection.scheme(), url, "/v2/");
-        Failure::nothing_changed(format!("failed to log in to registry {url}: {cause}")).hint(LOGS)
+        Failure::nothing_changed(format!("failed to log in to registry {}: {cause}", settings.shown()))
+            .hint(LOGS)
     })?;
     if answer.is_registry() {
         return Ok(());
     }
     Err(Failure::nothing_changed(format!(
-        "failed to log in to registry {url}: {}://{}/v2/ answered {}, but it is not an image registry",
+        "failed to log in to registry {}: {}://{}/v2/ answered {}, but it is not an image registry",
+        settings.shown(),
         protection.scheme(),
         url.authority(),
         answer.summary(),
@@ -282,7 +384,7 @@ async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure>
     let failed = |cause: &str| {
         Failure::nothing_changed(format!(
             "failed to log in to registry {}: {}/v2/: {cause}",
-            settings.address.url,
+            settings.shown(),
             registry.url()
         ))
     };
@@ -315,11 +417,16 @@ async fn log_in(registry: &Registry, settings: &Settings) -> Result<(), Failure>
     }
 }
 
-const ROUTE: &str = "a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'";
-const EXPOSE: &str = "make a route if there is none: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{\"spec\":{\"defaultRoute\":true}}'";
+pub(super) const ROUTE: &str = "a route from outside the cluster: oc get route -n openshift-image-registry -o jsonpath='{.items[*].spec.host}'";
+pub(super) const EXPOSE: &str = "make a route if there is none: oc patch configs.imageregistry.operator.openshift.io/cluster --type=merge -p '{\"spec\":{\"defaultRoute\":true}}'";
 const LOGS: &str =
     "see what the registry says: oc logs -n openshift-image-registry deployment/image-registry";
 const REACHABLE: &str = "Please provide a reachable route to the integrated registry using --registry-url.";
+/// How to let another way be found.
+pub(super) const OTHER_WAYS: &str =
+    "reach it by a route, or else through the API server: --registry-via=auto";
+/// How to go without the network between here and the registry.
+pub(super) const BY_PORT_FORWARD: &str = "or go through the API server: --registry-via=port-forward";
 const FORCE: &str =
     "Append --force-insecure if you really want to prune the registry using insecure connection.";
 
@@ -336,7 +443,7 @@ fn explain(settings: &Settings, errors: &[PingError]) -> Failure {
         [text] => text.clone(),
         texts => format!("[{}]", texts.join(", ")),
     };
-    let failure = Failure::nothing_changed(format!("failed to ping registry {url}: {text}"));
+    let failure = Failure::nothing_changed(format!("failed to ping registry {}: {text}", settings.shown()));
     let hints = errors.last().map(|error| hints(settings, error)).unwrap_or_default();
     hints.into_iter().fold(failure, Failure::hint)
 }
@@ -378,6 +485,10 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
             }
             CauseKind::MalformedAnswer => vec![speak_https],
             CauseKind::UnknownAuthority => authority_hints(settings),
+            CauseKind::OtherName if settings.path.pods.is_some() => vec![format!(
+                "whoever has no certificate for {} is not taken for a replica of the registry: the token was not sent",
+                settings.address.url.host()
+            )],
             CauseKind::OtherName => {
                 vec![
                     "use the name that the certificate is for: --registry-url=https://<name>[:<port>]"
@@ -392,12 +503,20 @@ fn hints(settings: &Settings, error: &PingError) -> Vec<String> {
                 hints
             }
             CauseKind::NoSuchHost | CauseKind::Refused | CauseKind::Unreachable | CauseKind::TimedOut => {
-                vec![elsewhere(settings), ROUTE.to_owned(), EXPOSE.to_owned()]
+                match &settings.path.way {
+                    Way::Direct => {
+                        vec![elsewhere(settings), OTHER_WAYS.to_owned(), ROUTE.to_owned(), EXPOSE.to_owned()]
+                    }
+                    Way::Route { .. } | Way::PortForward { .. } => vec![],
+                }
             }
             CauseKind::Proxy => vec![format!(
                 "a proxy of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY) is used; to go without it: NO_PROXY={}",
                 settings.address.url.host()
             )],
+            CauseKind::NoTls | CauseKind::Cut | CauseKind::Other if settings.path.pods.is_some() => {
+                vec![LOGS.to_owned()]
+            }
             CauseKind::NoTls | CauseKind::Cut | CauseKind::Other => {
                 vec![
                     elsewhere(settings),
@@ -418,6 +537,18 @@ fn elsewhere(settings: &Settings) -> String {
 }
 
 fn authority_hints(settings: &Settings) -> Vec<String> {
+    let mut hints = given_authority_hints(settings);
+    match &settings.path.further {
+        Further::Service(Err(Some(rule))) => {
+            hints.insert(0, format!("or give the right to read the service CA: {}", rule.command()));
+        }
+        Further::System => hints.push(BY_PORT_FORWARD.to_owned()),
+        _ => {}
+    }
+    hints
+}
+
+fn given_authority_hints(settings: &Settings) -> Vec<String> {
     if settings.ca_pem.is_some() {
         return vec![
             "another CA than the one in --certificate-authority signed the registry's certificate".to_owned(),

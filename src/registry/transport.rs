@@ -10,6 +10,7 @@ use reqwest::{Certificate, Client, ClientBuilder, RequestBuilder, redirect};
 use super::address::{RegistryUrl, is_loopback};
 use super::answer::Answer;
 use super::cause::{Unresolved, cause_of};
+use super::pods::Pods;
 use super::security::Protection;
 use crate::cause::Cause;
 
@@ -95,6 +96,19 @@ impl Pool {
             Self::Only(certificates) | Self::SystemAnd(certificates) => certificates,
         }
     }
+}
+
+/// Builds a client whose connections go to pods, whatever the name of the host resolves to; the certificate has to be
+/// good for the name. The URL has no port: that of the pod counts.
+pub(super) fn forwarded_client(
+    url: &RegistryUrl,
+    pods: &Pods,
+    protection: Protection,
+    pool: &Pool,
+    limits: &Limits,
+) -> Result<Client, String> {
+    let builder = builder(protection, pool, limits).no_proxy().dns_resolver(pods.clone());
+    builder.build().map_err(|error| cause_of(&error, url).text)
 }
 
 /// Builds a client that follows no redirect and, on this machine, asks no proxy.

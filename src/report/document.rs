@@ -12,7 +12,7 @@ use crate::plan::{
     Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, InvalidReference, ItemDecision,
     ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, Reimport, Stage2, StreamVerdict, Use, UsedBy, named_blobs,
 };
-
+use crate::registry::RegistryAccess;
 /// The `apiVersion` of both documents.
 pub const API_VERSION: &str = "prune-images/v1alpha1";
 
@@ -104,6 +104,10 @@ pub struct Metadata {
     pub prune_registry: bool,
     /// `--ignore-invalid-refs`.
     pub ignore_invalid_refs: bool,
+    /// The registry, and by which way it was reached; absent where it was not: in a dry run, and with
+    /// `--prune-registry=false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<RegistryAccess>,
 }
 
 /// An image stream.
@@ -635,7 +639,7 @@ impl<'a> View<'a> {
     /// The plan as a document.
     #[must_use]
     pub fn body(&self, context: &Context) -> PlanBody {
-        let Context { server, now, ignore_invalid_refs, warnings } = context;
+        let Context { server, now, ignore_invalid_refs, registry, warnings } = context;
         let rules = &self.plan.rules;
         let (keep_tag_revisions, cutoff) = match rules.keep {
             Keep::Recent { tag_revisions, cutoff } => (
@@ -658,6 +662,7 @@ impl<'a> View<'a> {
                 selector: self.inventory.selector.as_ref().map(ToString::to_string),
                 prune_registry: rules.prune_registry,
                 ignore_invalid_refs: *ignore_invalid_refs,
+                registry: registry.clone(),
             },
             summary: self.summary(),
             image_streams: (0..self.plan.streams.len())
@@ -689,6 +694,8 @@ pub struct Context {
     pub now: jiff::Timestamp,
     /// `--ignore-invalid-refs`.
     pub ignore_invalid_refs: bool,
+    /// The registry that was connected to.
+    pub registry: Option<RegistryAccess>,
     /// What else the administrator should know.
     pub warnings: Vec<String>,
 }

@@ -92,6 +92,7 @@ fn decide(options: &Options, ui: &Ui, cluster: Cluster, look: Look) -> Result<Pl
         server: cluster.server().to_owned(),
         now: look.now,
         ignore_invalid_refs: options.prune.ignore_invalid_refs,
+        registry: None,
         warnings,
     };
     Ok(Planned { cluster, look, plan, context })
@@ -144,15 +145,10 @@ async fn connect_registry(
         let ui = ui.clone();
         Arc::new(move |warning: &str| ui.warning(warning))
     };
-    let settings = Settings {
-        force_insecure: options.registry.force_insecure,
-        ca_pem: options.registry.ca.as_ref().map(|ca| ca.pem.clone()),
-        kubeconfig_ca: cluster.ca_pem(),
-        kubeconfig_insecure: cluster.allows_insecure(),
-        in_cluster: cluster.is_in_cluster(),
-        ..Settings::new(address, announce)
-    };
-    registry::connect(settings, cluster.token_source()).await
+    let settings = Settings::of(&options.registry, cluster, address, announce);
+    let registry = registry::reach(cluster, &options.cache.place, settings).await?;
+    ui.message(&format!("Registry: {}, reached {}", registry.url(), registry.way()));
+    Ok(registry)
 }
 
 /// What a confirmed run would do about the registry's caches.
@@ -202,6 +198,7 @@ async fn prune(
 ) -> Exit {
     let Planned { cluster, look: Look { inventory, .. }, plan, context } = planned;
     let Ready { registry, caches } = ready;
+    let context = Context { registry: registry.as_ref().map(Registry::access), ..context };
     api_only_notice(options, ui);
     let lines = matches!(options.output, OutputFormat::Text | OutputFormat::Wide);
     if lines {

@@ -69,14 +69,8 @@ impl Session {
             let ui = ui.clone();
             Arc::new(move |warning: &str| ui.warning(warning))
         };
-        let settings = Settings {
-            force_insecure: access.registry.force_insecure,
-            ca_pem: access.registry.ca.as_ref().map(|ca| ca.pem.clone()),
-            kubeconfig_ca: cluster.ca_pem(),
-            kubeconfig_insecure: cluster.allows_insecure(),
-            in_cluster: cluster.is_in_cluster(),
-            ..Settings::new(Address { url, origin: Origin::Flag }, announce)
-        };
+        let address = Address { url, origin: Origin::Flag };
+        let settings = Settings::of(&access.registry, cluster, address, announce);
         let registry = registry::for_replicas(settings, cluster.token_source()).await?;
         let registry = service_ca(cluster, &found.place, registry).await;
         let failed = |why: String| {

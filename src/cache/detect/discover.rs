@@ -47,6 +47,14 @@ impl Place {
         format!("{}.{}.svc", self.deployment, self.namespace)
     }
 
+    /// The name that a replica's certificate has to be for, where the registry is known by this host: a route's host is
+    /// none that a replica has a certificate for, a longer name of the service may be.
+    #[must_use]
+    pub fn certificate_name(&self, host: &str) -> String {
+        let service = self.service_name();
+        if host.starts_with(&service) { host.to_owned() } else { service }
+    }
+
     /// The flags to repeat a command with, each with a blank in front: what is not where it is by default.
     #[must_use]
     pub fn flags(&self) -> String {
@@ -178,10 +186,7 @@ impl Discovery {
 pub async fn discover(cluster: &Cluster, place: &Place) -> Discovery {
     let (found, operator) = join(workload(cluster, place), operator(cluster)).await;
     let (place, workload) = found;
-    let selector = match &workload {
-        Reading::Is(Workload { selector, .. }) if !selector.is_empty() => selector.clone(),
-        _ => LABELS.to_owned(),
-    };
+    let selector = selector_of(&workload);
     let pods = match declared_pods(cluster, &place, &selector).await {
         Reading::Is(pods) if pods.is_empty() => Reading::Absent,
         reading => reading,
@@ -208,6 +213,20 @@ pub async fn discover(cluster: &Cluster, place: &Place) -> Discovery {
     };
     let sources = objects.into_iter().map(|(source, reading)| (source, without_value(reading))).collect();
     Discovery { place, workload, pods, selector, operator, configurations, sources }
+}
+
+/// Where the registry is, and what selects its pods: all that it takes to list them with [`pods`].
+pub(crate) async fn whereabouts(cluster: &Cluster, place: &Place) -> (Place, String) {
+    let (place, workload) = workload(cluster, place).await;
+    let selector = selector_of(&workload);
+    (place, selector)
+}
+
+fn selector_of(workload: &Reading<Workload>) -> String {
+    match workload {
+        Reading::Is(Workload { selector, .. }) if !selector.is_empty() => selector.clone(),
+        _ => LABELS.to_owned(),
+    }
 }
 
 fn without_value<T>(reading: Reading<T>) -> Reading<()> {
@@ -273,7 +292,7 @@ async fn object(cluster: &Cluster, source: &Source) -> Reading<BTreeMap<String, 
 }
 
 /// Lists the registry's pods. Never from a cache of the server: a pod that has an address must not be missed.
-pub(in crate::cache) async fn pods(cluster: &Cluster, place: &Place, selector: &str) -> Reading<Vec<Pod>> {
+pub(crate) async fn pods(cluster: &Cluster, place: &Place, selector: &str) -> Reading<Vec<Pod>> {
     match declared_pods(cluster, place, selector).await {
         Reading::Is(pods) => Reading::Is(pods.into_iter().map(|(pod, _)| pod).collect()),
         Reading::Absent => Reading::Absent,

@@ -14,8 +14,8 @@ mod settings;
 pub use caches::{
     CacheConfig, ConfiguredSetting, DescriptorCache, DigestCache, Password, Redis, Setting, cache_of,
 };
-pub(in crate::cache) use discover::pods;
 pub use discover::{Configuration, Discovery, Place, discover, rights};
+pub(crate) use discover::{pods, whereabouts};
 pub use environment::{ConfigFile, Declared, Environment, KeyOf, Origin, Source, Value, Variable};
 pub use objects::{Counts, ManagementState, Operator, Pod, Reading, Strategy, Workload, WorkloadKind};
 pub use rights::{Right, Rights, Rule, Verdict};

@@ -63,10 +63,19 @@ impl Rule {
     /// The command by which an administrator gives a user this right, `<user>` being the user's name.
     #[must_use]
     pub fn command(&self) -> String {
-        if let Some(role) = self.known_role() {
+        Self::command_of(std::slice::from_ref(self))
+    }
+
+    /// The same for rights that differ in their verbs alone; empty for none.
+    #[must_use]
+    pub fn command_of(rules: &[Self]) -> String {
+        let Some(first) = rules.first() else { return String::new() };
+        if let Some(role) = first.known_role() {
             return format!("oc adm policy add-cluster-role-to-user {role} <user>");
         }
-        let Self { verb, resource, subresource, namespace, name, .. } = self;
+        let Self { resource, subresource, namespace, name, .. } = first;
+        let verbs: Vec<&str> = rules.iter().map(|rule| rule.verb).collect();
+        let verb = verbs.join("-");
         let mut role = format!("prune-images-{verb}-{resource}");
         for part in
             [Some(*subresource), name.as_deref()].into_iter().flatten().filter(|part| !part.is_empty())
@@ -74,7 +83,8 @@ impl Rule {
             role.push('-');
             role.push_str(part);
         }
-        let resource = self.qualified();
+        let resource = first.qualified();
+        let verb = verbs.join(",");
         let only = name.as_ref().map(|name| format!(" --resource-name={name}")).unwrap_or_default();
         match namespace {
             Some(namespace) => format!(
@@ -212,6 +222,12 @@ mod tests {
         let forward = Rule::namespaced("create", "", "pods", "n").subresource("portforward");
         assert_eq!(forward.to_string(), "create pods/portforward in namespace n");
         assert!(forward.command().contains("--resource=pods/portforward -n n"), "{}", forward.command());
+        let get = Rule::namespaced("get", "", "pods", "n").subresource("portforward");
+        assert_eq!(
+            Rule::command_of(&[get, forward]),
+            "oc create role prune-images-get-create-pods-portforward --verb=get,create --resource=pods/portforward -n n && \
+             oc adm policy add-role-to-user prune-images-get-create-pods-portforward <user> --role-namespace=n -n n"
+        );
         let config =
             Rule::cluster_wide("update", "imageregistry.operator.openshift.io", "configs").of("cluster");
         assert_eq!(

@@ -17,6 +17,7 @@ use crate::fault::Faults;
 use crate::log::RequestLog;
 use crate::registry::client::{Client, Credentials};
 use crate::registry::{self, Backend, Registry, RegistryConfig, Replica, Storage};
+use crate::route::{self, RouteConfig};
 use crate::serve::{Serving, listen};
 use crate::tls::{Authority, SERVER_NAMES};
 use crate::workload::{self, Endpoint, NAME, NAMESPACE};
@@ -40,6 +41,14 @@ pub struct ClusterConfig {
     /// Whether the IPs of the registry's pods can be reached. If not, as for everybody outside of a cluster, nothing
     /// listens there, and port-forwards and the service alone lead to the replicas.
     pub pods_reachable: bool,
+    /// The host as streams and images name it, where that is not where the registry is: for everybody outside of a
+    /// cluster it leads nowhere.
+    pub host: Option<String>,
+    /// Who signs the certificates of the registry's service: the authority of the API server, unless another one does, as
+    /// in clusters. Each namespace has it in a `ConfigMap`; here, that of the registry.
+    pub service_authority: Option<Authority>,
+    /// The names that the certificates of the registry's service are for.
+    pub service_names: Vec<String>,
     /// What keeps the pods as the Deployment wants them, and how fast. Without it a changed Deployment changes nothing,
     /// and tests start and stop replicas; with it each pod's replica is configured by the environment of the pod.
     pub controller: Option<Pace>,
@@ -56,6 +65,9 @@ impl Default for ClusterConfig {
             storage_dir: None,
             registry_tls: true,
             pods_reachable: true,
+            host: None,
+            service_authority: None,
+            service_names: SERVER_NAMES.map(str::to_owned).to_vec(),
             controller: None,
             operator: None,
         }
@@ -87,8 +99,12 @@ pub struct Cluster {
     sandbox: Sandbox,
     registry: Option<Arc<Running>>,
     host: String,
+    /// Where the service really is.
+    service: String,
     /// What acts by itself: the controllers and the service.
     tasks: Vec<AbortHandle>,
+    /// What its routes' routers listen with.
+    routes: Mutex<Vec<Serving>>,
     /// Removed last.
     _temporary: Option<TempDir>,
 }
@@ -105,6 +121,7 @@ pub(crate) struct Running {
     controlled: bool,
     api: Api,
     authority: Authority,
+    names: Vec<String>,
     faults: Faults,
     log: RequestLog,
     runtime: Handle,
@@ -151,6 +168,10 @@ impl Cluster {
         if let Some(listener) = listeners.first() {
             api.settings.registry_host = listener.local_addr().expect("the listener's address").to_string();
         }
+        let service = api.settings.registry_host.clone();
+        if let Some(host) = config.host {
+            api.settings.registry_host = host;
+        }
         let host = api.settings.registry_host.clone();
         let sandbox = Sandbox::start(api);
         let temporary = (registry.is_some() && storage_dir.is_none())
@@ -167,7 +188,8 @@ impl Cluster {
                 pods_reachable: config.pods_reachable,
                 controlled: controller.is_some(),
                 api: sandbox.api().clone(),
-                authority: sandbox.authority().clone(),
+                authority: config.service_authority.unwrap_or_else(|| sandbox.authority().clone()),
+                names: config.service_names,
                 faults: sandbox.faults().clone(),
                 log: sandbox.request_log().clone(),
                 runtime: sandbox.runtime(),
@@ -175,9 +197,17 @@ impl Cluster {
                 hosts: Mutex::default(),
             })
         });
-        let mut cluster = Self { sandbox, registry, host, tasks: Vec::new(), _temporary: temporary };
+        let mut cluster = Self {
+            sandbox,
+            registry,
+            host,
+            service,
+            tasks: Vec::new(),
+            routes: Mutex::default(),
+            _temporary: temporary,
+        };
         let Some(running) = cluster.registry.clone() else { return cluster };
-        workload::prepare(running.api.store());
+        workload::prepare(running.api.store(), &running.authority.pem());
         if let Some(pace) = controller {
             cluster.control(&running, listeners.remove(0), pace, config.operator, replicas);
         } else {
@@ -248,10 +278,10 @@ impl Cluster {
         &self.host
     }
 
-    /// The URL of the registry's host.
+    /// The URL where the registry's service really is.
     #[must_use]
     pub fn service_url(&self) -> String {
-        format!("{}://{}", self.running().scheme(), self.host)
+        format!("{}://{}", self.running().scheme(), self.service)
     }
 
     /// The URL of a replica; they are numbered from 0.
@@ -320,6 +350,15 @@ impl Cluster {
         self.running().nodes.crash(&self.pod_name(number));
     }
 
+    /// Makes a route, and the router that answers for it on a port of its own; returns its host.
+    pub fn expose(&self, config: &RouteConfig) -> String {
+        let running = self.registry.as_ref().expect("a cluster with a registry");
+        let mut routes = lock(&self.routes);
+        let (host, serving) = route::expose(running, config, routes.len());
+        routes.push(serving);
+        host
+    }
+
     /// The name of a replica's pod in `openshift-image-registry`.
     #[must_use]
     pub fn pod_name(&self, number: usize) -> String {
@@ -386,7 +425,8 @@ impl Cluster {
 
     fn client_at(&self, url: &str, user: &str) -> Client {
         let credentials = Credentials::Basic(self.sandbox.token(user));
-        Client::new(url, credentials, Some(&self.sandbox.ca_pem()))
+        let authority = self.registry.as_ref().map(|running| running.authority.pem());
+        Client::new(url, credentials, Some(&authority.unwrap_or_else(|| self.sandbox.ca_pem())))
     }
 
     /// Writes `kubeconfig-<user>` with a token of the user into a directory.
@@ -428,6 +468,21 @@ impl Running {
 
     pub(crate) fn nodes(&self) -> &Nodes {
         &self.nodes
+    }
+
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    pub(crate) fn log(&self) -> &RequestLog {
+        &self.log
+    }
+
+    /// A replica that is served.
+    pub(crate) fn any(&self) -> Option<Replica> {
+        let members = self.members();
+        let served = members.iter().find(|member| member.serving.is_some());
+        served.map(|member| member.replica.clone())
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -487,7 +542,7 @@ impl Running {
     fn begin(&self, replica: Replica, listener: TcpListener, endpoint: Endpoint) {
         let address = listener.local_addr().expect("the listener's address");
         let own = address.ip().to_string();
-        let names: Vec<&str> = SERVER_NAMES.into_iter().chain([own.as_str()]).collect();
+        let names: Vec<&str> = self.names.iter().map(String::as_str).chain([own.as_str()]).collect();
         let tls = self.tls.then(|| self.authority.server(&names));
         let serving = replica.serve(&self.runtime, listener, tls, &self.faults, &self.log);
         for port in BTreeSet::from([workload::PORT, address.port(), endpoint.address.port()]) {

@@ -56,6 +56,7 @@ pub mod log;
 pub mod redis;
 pub mod registry;
 pub mod registry_backend;
+mod route;
 mod sandbox;
 mod seed;
 pub mod serve;
@@ -64,6 +65,7 @@ mod workload;
 
 pub use cluster::{Cluster, ClusterConfig};
 pub use controller::{Nodes, Operator, Pace};
+pub use route::RouteConfig;
 pub use sandbox::{Config, Sandbox};
 pub use seed::Seeded;
 

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
 use http::{Method, StatusCode};
 
 use crate::lock;
@@ -15,6 +17,8 @@ pub enum Server {
     Api,
     /// A registry replica, by its number.
     Registry(usize),
+    /// A route to the registry, by its number; such a request is a replica's as well.
+    Route(usize),
     /// The storage host of a redirecting registry.
     Storage,
 }
@@ -32,6 +36,8 @@ pub struct Entry {
     pub path: String,
     /// The query, still percent-encoded; empty without one.
     pub query: String,
+    /// Whether the client showed who it is: with a token or a password, right or wrong.
+    pub authorized: bool,
     /// The user, once the server knows.
     pub user: Option<String>,
     /// The status answered; `None` while the request is being handled, and for a connection cut before an answer.
@@ -97,7 +103,8 @@ impl RequestLog {
     }
 
     /// Writes down a request that has just arrived and returns its sequence number.
-    pub(crate) fn arrived(&self, server: Server, method: &Method, uri: &http::Uri, body: &Bytes) -> usize {
+    pub(crate) fn arrived(&self, server: Server, head: &Parts, body: &Bytes) -> usize {
+        let Parts { method, uri, headers, .. } = head;
         let mut entries = lock(&self.entries);
         let sequence = entries.len();
         entries.push(Entry {
@@ -106,6 +113,7 @@ impl RequestLog {
             method: method.clone(),
             path: uri.path().to_owned(),
             query: uri.query().unwrap_or_default().to_owned(),
+            authorized: headers.contains_key(AUTHORIZATION),
             user: None,
             status: None,
             handled: false,

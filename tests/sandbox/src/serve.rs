@@ -180,7 +180,7 @@ impl Service {
     async fn answer(self, request: Request<Incoming>, user: Option<User>) -> io::Result<Response<Body>> {
         let (mut head, body) = request.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let sequence = self.log.arrived(self.server, &head.method, &head.uri, &body);
+        let sequence = self.log.arrived(self.server, &head, &body);
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let mut last = None;
         for action in self.faults.hit(self.server, &head.method, target) {

@@ -28,13 +28,15 @@ fn labels() -> Value {
     json!({ "docker-registry": "default" })
 }
 
-/// Makes the namespace, the service, and what the containers' environment refers to.
-pub(crate) fn prepare(store: &Store) {
+/// Makes the namespace, the service, and the `ConfigMap` with the authority that signs the certificates of services.
+pub(crate) fn prepare(store: &Store, service_ca: &str) {
     if store.get("namespaces", "", NAMESPACE).is_none() {
         let namespace = json!({ "metadata": { "name": NAMESPACE }, "status": { "phase": "Active" } });
         store.create("namespaces", namespace);
     }
     ensure_service(store);
+    let metadata = json!({ "namespace": NAMESPACE, "name": "openshift-service-ca.crt" });
+    store.create("configmaps", json!({ "metadata": metadata, "data": { "service-ca.crt": service_ca } }));
 }
 
 /// Makes the Secret that the container's environment refers to.

@@ -103,6 +103,18 @@ pub fn port_forwarder() -> Rule {
     Rule::new(&["get", "create"], &[""], &["pods/portforward"]).in_namespace(REGISTRY)
 }
 
+/// What it takes besides [`image_pruner`] to find the routes to the registry.
+#[must_use]
+pub fn route_reader() -> Rule {
+    Rule::new(&["list"], &["route.openshift.io"], &["routes"]).in_namespace(REGISTRY)
+}
+
+/// What it takes besides [`image_pruner`] to read who signs the certificates of the registry's service.
+#[must_use]
+pub fn service_ca_reader() -> Rule {
+    Rule::new(&["get"], &[""], &["configmaps"]).in_namespace(REGISTRY).named(&["openshift-service-ca.crt"])
+}
+
 /// What it takes besides [`image_pruner`] to change the registry's Deployment.
 #[must_use]
 pub fn restarter() -> Rule {

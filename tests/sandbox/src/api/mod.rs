@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 
 pub use access::{
     ANONYMOUS, Access, Rule, endpoint_reader, evictor, image_pruner, operator_configurator, port_forwarder,
-    pruner_and, restarter, settings_reader,
+    pruner_and, restarter, route_reader, service_ca_reader, settings_reader,
 };
 pub use portforward::Forwards;
 pub use resource::{OPERATOR_GROUPS, RESOURCES, Resource};
