@@ -16,6 +16,7 @@ use snapbox::filter::NormalizeToExpected;
 use snapbox::report::{Palette, write_diff};
 
 use crate::page::{Block, Page, Piece};
+use crate::permissions::{GRANTED, refused_nothing};
 use crate::session::{Session, missing};
 
 /// A command and the output that is shown below it.
@@ -134,6 +135,9 @@ pub(crate) fn check(path: &str) {
                 }
                 None => right.extend(step.output.clone()),
             }
+        }
+        if block.attribute("user") == Some(GRANTED) {
+            refused_nothing(session.cluster(), &format!("{path}:{}", block.line));
         }
         rewritten.push((block, right));
     }

@@ -142,6 +142,7 @@ const FOREIGN: &[&str] = &[
     "--path",
     "--test",
     "--timeout",
+    "--type",
     "--verb",
     "--resource",
     "--resource-name",
@@ -160,13 +161,18 @@ fn pages_name_no_flag_and_no_command_that_does_not_exist() {
     let flag = regex::Regex::new("--[a-z][a-z0-9-]*").unwrap();
     let call = regex::Regex::new("(?:oc|kubectl) prune-images((?: [a-z][a-z-]+)*)").unwrap();
     for path in crate::page::pages() {
-        for (number, line) in (1..).zip(&Page::read(&path).lines) {
-            for found in flag.find_iter(line) {
+        let page = Page::read(&path);
+        // What is shown to be wrong names what does not exist.
+        let blocks = page.blocks().into_iter().filter(|block| block.attribute("exit") != Some("2"));
+        let in_blocks = blocks.flat_map(|block| (block.line..).zip(block.lines));
+        let prose = page.prose().into_iter().map(|(number, line)| (number, line.to_owned()));
+        for (number, line) in prose.chain(in_blocks) {
+            for found in flag.find_iter(&line) {
                 let name = found.as_str().trim_end_matches('-');
                 let known = flags.contains(name) || FOREIGN.contains(&name);
                 assert!(known, "{path}:{number}: no command has the flag {name}");
             }
-            for found in call.captures_iter(line) {
+            for found in call.captures_iter(&line) {
                 let words: Vec<&str> = found[1].split_whitespace().collect();
                 let known =
                     |words: &[&str]| names.contains(&format!("{PROGRAM} {}", words.join(" ")).as_str());

@@ -12,7 +12,9 @@
 mod console;
 mod flags;
 mod page;
+mod permissions;
 mod session;
+mod troubleshooting;
 
 use std::collections::BTreeSet;
 
@@ -36,6 +38,8 @@ pages! {
     exit_codes: "docs/exit-codes.md",
     flags: "docs/flags.md",
     output: "docs/output.md",
+    permissions: "docs/permissions.md",
+    troubleshooting: "docs/troubleshooting.md",
     usage: "docs/usage.md",
 }
 

@@ -3,10 +3,16 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use http::{Method, StatusCode};
 use sandbox::api::{Rule, pruner_and};
 use sandbox::example::Example;
-use sandbox::{Cluster, ClusterConfig, Config};
+use sandbox::fault::{Action, Answer, Fault};
+use sandbox::log::Server;
+use sandbox::{Cluster, ClusterConfig, Config, Operator, Pace};
+use serde_json::json;
 use tempfile::TempDir;
+
+use crate::permissions::{GRANTED, rules_of};
 
 /// How the documentation calls the servers that the sandbox has at addresses of its own.
 const API: &str = "api.example.com:6443";
@@ -14,6 +20,9 @@ const REGISTRY: &str = "image-registry.openshift-image-registry.svc:5000";
 
 /// The Debian packages' programs that pages may use beside the plugin.
 const PROGRAMS: [&str; 2] = ["jq", "kubectl"];
+
+/// A layer of the example that goes.
+const BLOB: &str = "sha256:8d89d5d0dffa";
 
 /// Seconds that a command may take, unless it hangs.
 const LIMIT: &str = "60";
@@ -26,26 +35,105 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The session that a page asks for by `<!-- cluster: NAME -->`.
+    /// The session that a page asks for by `<!-- cluster: NAME -->`: the example, perhaps with something wrong. Where a run
+    /// gets no further than to its lists, the cluster is empty, which is quicker.
     pub(crate) fn start(scene: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let layers = Rule::new(&["get"], &["image.openshift.io"], &["imagestreams/layers"]);
-        let config = ClusterConfig {
-            sandbox: Config::default().user("checker", "checker", pruner_and([layers])),
-            ..ClusterConfig::default()
-        };
-        let cluster = match scene {
-            "example" => Some(config),
-            "none" => None,
-            _ => panic!("no scene is called {scene:?}"),
-        };
-        let cluster = cluster.map(Cluster::start);
+        let mut sandbox = Config::default().user("checker", "checker", pruner_and([layers]));
+        let (scene, sections) = scene.split_once(" with the rights of ").unwrap_or((scene, ""));
+        let sections: Vec<&str> = sections.split('"').skip(1).step_by(2).collect();
+        if !sections.is_empty() {
+            sandbox = sandbox.user(GRANTED, GRANTED, rules_of(&sections));
+        }
+        let mut config = ClusterConfig { sandbox, ..ClusterConfig::default() };
+        match scene {
+            "the pruner may not list cron jobs" => {
+                config.sandbox = config.sandbox.deny("pruner", "list", "batch", "cronjobs");
+            }
+            "deletion is disabled" => config.registry.get_or_insert_default().delete_enabled = false,
+            "an operator manages the registry" | "an operator runs the registry" => {
+                config.operator = Some(Operator::default());
+            }
+            "the pods cannot be reached" => {
+                config.pods_reachable = false;
+                config.controller = Some(Pace::default());
+            }
+            "a replica is cut off" => config.replicas = 2,
+            _ => {}
+        }
+        let cluster = (scene != "none").then(|| Cluster::start(config));
         let session = Self { cluster, home };
         session.furnish();
+        if !sections.is_empty() {
+            session.login(GRANTED);
+        }
         if let Some(cluster) = &session.cluster {
-            cluster.block_on(Example::build(cluster)).unwrap();
+            session.spoil(scene, cluster);
         }
         session
+    }
+
+    fn spoil(&self, scene: &str, cluster: &Cluster) {
+        let example = || drop(cluster.block_on(Example::build(cluster)).unwrap());
+        let (store, faults) = (cluster.sandbox().store(), cluster.sandbox().faults());
+        let kubeconfig = self.home.path().join(".kube/config");
+        match scene {
+            "example"
+            | "deletion is disabled"
+            | "an operator runs the registry"
+            | "the pods cannot be reached" => example(),
+            "the pruner may not list cron jobs" | "an operator manages the registry" => {}
+            "an image does not parse" => {
+                let image = format!("{}/shop/web:", cluster.registry_host());
+                let containers = json!([{ "name": "app", "image": image }]);
+                let metadata = json!({ "namespace": "shop", "name": "typo" });
+                store.create("pods", json!({ "metadata": metadata, "spec": { "containers": containers } }));
+            }
+            "an image has no metadata" => {
+                let metadata = json!({ "name": format!("{BLOB}{}", "0".repeat(52)) });
+                store.create(
+                    "images",
+                    json!({ "metadata": metadata, "dockerImageMetadata": { "Size": "large" } }),
+                );
+            }
+            "the kubeconfig names no CA" => {
+                let text = std::fs::read_to_string(&kubeconfig).unwrap();
+                let lines = text.lines().filter(|line| !line.contains("certificate-authority-data"));
+                std::fs::write(&kubeconfig, lines.collect::<Vec<_>>().join("\n")).unwrap();
+            }
+            "the login is a certificate" => {
+                let path = cluster.sandbox().write_certificate_kubeconfig(self.home.path(), "pruner");
+                std::fs::rename(path, kubeconfig).unwrap();
+            }
+            "a blob cannot be deleted" => {
+                example();
+                let broken = Action::Answer(Answer::new(StatusCode::INTERNAL_SERVER_ERROR));
+                let path = format!("^/admin/blobs/{BLOB}");
+                faults.add(Fault::new(broken).method(Method::DELETE).path(&path));
+            }
+            "a replica is cut off" => {
+                example();
+                let cut = Fault::new(Action::ResetBefore).server(Server::Registry(1));
+                faults.add(cut.method(Method::DELETE));
+            }
+            _ => panic!("no scene is called {scene:?}"),
+        }
+    }
+
+    /// The cluster; fails where there is none.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        self.cluster.as_ref().unwrap()
+    }
+
+    /// Makes a user with these rights, who may then run commands.
+    pub(crate) fn add_user(&self, user: &str, rules: Vec<Rule>) {
+        self.cluster().sandbox().access().add_user(user, user, rules);
+        self.login(user);
+    }
+
+    fn login(&self, user: &str) {
+        let _ = self.cluster().kubeconfig(self.home.path(), user);
     }
 
     /// Puts the kubeconfigs, and `oc` and the plugin, where the shell finds them.
@@ -65,7 +153,7 @@ impl Session {
         if let Some(cluster) = &self.cluster {
             std::fs::rename(cluster.kubeconfig(home, "pruner"), kube.join("config")).unwrap();
             for user in ["admin", "checker", "nobody"] {
-                let _ = cluster.kubeconfig(home, user);
+                self.login(user);
             }
         }
     }
