@@ -453,7 +453,7 @@ fn a_signal_ends_the_run_after_what_is_in_flight() {
 #[test]
 fn a_signal_prints_the_summary_of_what_was_done() {
     let cluster = Cluster::of(shop());
-    let Gate { arrived, open } = gate(&cluster, Method::PUT, "/status$");
+    let Gate { arrived, open } = gate(&cluster, Method::PUT, "/status?");
     let running = cluster.confirmed(&[KEEP_ONE, "--num-workers=1"]).start();
     arrived.recv_timeout(PATIENCE).unwrap();
     running.signal("INT");
@@ -504,7 +504,7 @@ fn a_token_file_that_is_rotated_meanwhile_is_read_again() {
         access.revoke_token(&old);
         std::fs::write(&rotated, "sha256~new\n").unwrap();
     });
-    once(&cluster, Method::PUT, "/status$", rotate);
+    once(&cluster, Method::PUT, "/status?", rotate);
     let plugin = cluster.plugin_with(&format!("tokenFile: {}", path.display()));
     let ran = plugin.args(["--confirm", KEEP_ONE]).run().exits(0);
     assert_eq!(cluster.images(), digests(&["a", "c", "e"]), "{ran}");

@@ -420,8 +420,8 @@ impl<'a> View<'a> {
     /// The known bytes of those blobs of these images, their sub-manifests included, that go.
     fn bytes_of(&self, names: impl Iterator<Item = Id>, doomed: &BTreeSet<Id>) -> u64 {
         let images = &self.inventory.images;
-        let named = images.with_submanifests(names);
-        let there = named.iter().filter_map(|name| images.find(*name));
+        let all = images.with_submanifests(names);
+        let there = all.iter().filter_map(|name| images.find(*name));
         let blobs: BTreeSet<Id> = there.flat_map(|position| named_blobs(self.inventory, position)).collect();
         blobs.intersection(doomed).filter_map(|blob| images.blob_bytes(*blob)).sum()
     }

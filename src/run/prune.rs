@@ -168,7 +168,7 @@ fn report_dry_run(options: &Options, ui: &Ui, planned: &Planned, cache: CachePla
     ui.message(&report::cache::plan_line(&cache));
     match options.output {
         OutputFormat::Text | OutputFormat::Wide => {
-            ui.result(|out| text::dry_run(out, view, options.show_kept))
+            ui.result(|out| text::dry_run(out, view, options.show_kept));
         }
         OutputFormat::Name => ui.result(|out| text::names(out, view)),
         format @ (OutputFormat::Json | OutputFormat::Yaml) => {
