@@ -6,6 +6,7 @@ pub(crate) mod evict;
 mod image;
 mod patch;
 mod portforward;
+mod protobuf;
 mod resource;
 mod select;
 mod status;
@@ -39,6 +40,7 @@ pub use store::{Store, now, timestamp};
 
 use crate::lock;
 use crate::serve::{Body, Handler, User, full};
+use protobuf::PROTOBUF;
 use resource::aggregated;
 use select::Selector;
 use status::Target;
@@ -196,10 +198,10 @@ impl Api {
 
     fn answer(&self, request: &Request<Bytes>) -> Response<Body> {
         match self.authenticate(request) {
-            Err(failure) => failed(&failure),
+            Err(failure) => failed(request.headers(), &failure),
             Ok(user) => {
                 let mut answer = self.authorized(request, &user).unwrap_or_else(|failure| {
-                    let mut answer = failed(&failure);
+                    let mut answer = failed(request.headers(), &failure);
                     if failure.code == StatusCode::FORBIDDEN {
                         answer
                             .headers_mut()
@@ -266,7 +268,7 @@ impl Api {
             ports: portforward::named_ports(request.uri().query()),
             upgrade: request.extensions().get().cloned(),
         };
-        let mut answer = self.call(&call).unwrap_or_else(|failure| failed(&failure));
+        let mut answer = self.call(&call).unwrap_or_else(|failure| failed(call.headers, &failure));
         if aggregated(&info.group) {
             answer.headers_mut().append(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
@@ -708,6 +710,7 @@ impl Api {
 enum Form {
     Whole,
     Partial,
+    Protobuf,
 }
 
 impl Form {
@@ -718,6 +721,9 @@ impl Form {
         for range in accept.split(',') {
             let mut parts = range.split(';').map(str::trim);
             let media_type = parts.next().unwrap_or_default();
+            if media_type == PROTOBUF && parts.clone().next().is_none() {
+                return Ok(Self::Protobuf);
+            }
             if !["application/json", "application/*", "*/*"].contains(&media_type) {
                 continue;
             }
@@ -975,8 +981,11 @@ fn sent(code: StatusCode, resource: &Resource, object: &Object) -> Response<Body
     respond(code, "application/json", full(body.freeze()))
 }
 
-fn failed(failure: &Failure) -> Response<Body> {
-    answered(failure.code, &failure.to_json())
+fn failed(headers: &HeaderMap, failure: &Failure) -> Response<Body> {
+    match Form::accepted(headers) {
+        Ok(Form::Protobuf) => respond(failure.code, PROTOBUF, full(protobuf::status(&failure.to_json()))),
+        _ => answered(failure.code, &failure.to_json()),
+    }
 }
 
 fn text(code: StatusCode, body: &'static str) -> Response<Body> {
@@ -1009,13 +1018,23 @@ fn listed(resource: &Resource, page: Page, prefix: &str, selective: bool, form: 
             about["remainingItemCount"] = (*following).into();
         }
     }
+    if form == Form::Protobuf
+        && let Some(body) = protobuf::list(
+            resource.kind,
+            &resource.api_version(),
+            &about,
+            page.items.iter().map(Object::value),
+        )
+    {
+        return respond(StatusCode::OK, PROTOBUF, full(body));
+    }
     let (kind, api_version) = match form {
-        Form::Whole => (format!("{}List", resource.kind), resource.api_version()),
+        Form::Whole | Form::Protobuf => (format!("{}List", resource.kind), resource.api_version()),
         Form::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
     };
     let head = format!(r#"{{"kind":{kind:?},"apiVersion":{api_version:?},"metadata":{about},"items":["#);
     let item = move |object: Object| match form {
-        Form::Whole => object.bytes,
+        Form::Whole | Form::Protobuf => object.bytes,
         Form::Partial => {
             let metadata = object.value()["metadata"].take();
             let partial = json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata });
