@@ -61,6 +61,8 @@ pub struct Settings {
     pub watch_list: bool,
     /// Whether loaded streams and images are rewritten to `registry_host`.
     pub rewrite_registry_host: bool,
+    /// Whether lists are sent in protobuf to who asks for it.
+    pub protobuf: bool,
     /// How often watches that want bookmarks get one.
     pub bookmark_interval: Duration,
     /// After how many further pages of lists a continue token is found expired, once.
@@ -79,6 +81,7 @@ impl Default for Settings {
             aggregated_api_down: false,
             watch_list: false,
             rewrite_registry_host: false,
+            protobuf: true,
             bookmark_interval: Duration::from_secs(2),
             expire_continue_after: None,
             refuse_evictions: 0,
@@ -305,7 +308,10 @@ impl Api {
         {
             return self.port_forward(call);
         }
-        let form = Form::accepted(call.headers)?;
+        let form = match Form::accepted(call.headers)? {
+            Form::Protobuf if !self.settings().protobuf => Form::Whole,
+            form => form,
+        };
         match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str(), call.method) {
             ("image.openshift.io", "imagestreamtags", "", &Method::GET) if !name.is_empty() => {
                 return Ok(answered(StatusCode::OK, &self.stream_tag_object(namespace, name)?));
