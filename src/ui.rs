@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Failure;
 
@@ -36,6 +36,18 @@ impl Ui {
     /// Writes a warning to stderr.
     pub fn warning(&self, text: &str) {
         self.message(&format!("warning: {text}"));
+    }
+
+    /// Hears of what the run should be warned of.
+    pub fn warnings(self: &Arc<Self>) -> Arc<dyn Fn(&str) + Send + Sync> {
+        let ui = self.clone();
+        Arc::new(move |text| ui.warning(text))
+    }
+
+    /// Hears of what the API server warns of, and tells it as `oc` does.
+    pub fn server_warnings(self: &Arc<Self>) -> Arc<dyn Fn(&str) + Send + Sync> {
+        let ui = self.clone();
+        Arc::new(move |text| ui.message(&format!("Warning: {text}")))
     }
 
     /// Keeps what is to be said if the run is aborted from here on.

@@ -42,7 +42,6 @@ pub(super) struct ExecPlugin {
     environment: BTreeMap<OsString, OsString>,
     api_version: String,
     interactive: bool,
-    silent: bool,
     install_hint: Option<String>,
 }
 
@@ -98,12 +97,11 @@ impl ExecPlugin {
             environment: variables,
             api_version,
             interactive,
-            silent: environment.asks_nobody,
             install_hint: exec.install_hint.clone(),
         })
     }
 
-    /// Runs the program. Its messages and questions (stderr) reach the user, if there is one; its answer (stdout) never does.
+    /// Runs the program. Its messages and questions (stderr) reach the user, its answer (stdout) never does.
     pub(super) async fn run(&self) -> Result<ExecCredential, Failure> {
         let shown = sanitize(&self.command);
         let output = Command::new(&self.command)
@@ -111,7 +109,7 @@ impl ExecPlugin {
             .env_clear()
             .envs(&self.environment)
             .stdin(if self.interactive { Stdio::inherit() } else { Stdio::null() })
-            .stderr(if self.silent { Stdio::null() } else { Stdio::inherit() })
+            .stderr(Stdio::inherit())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .output()
