@@ -4,7 +4,7 @@
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
 //! `cache` makes the registry's caches forget what was deleted.
 //! `run` walks through them; `ui` is the only room that knows a terminal.
-//! `cause` and `text` serve them all: why a connection failed, and text from outside made safe to print.
+//! `cause`, `text` and `wire` serve them all: why a connection failed, text from outside made safe to print, protobuf.
 
 pub mod cache;
 mod cause;
@@ -20,3 +20,4 @@ pub mod report;
 pub mod run;
 mod text;
 pub mod ui;
+mod wire;

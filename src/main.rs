@@ -1,5 +1,6 @@
 //! The plugin's entry: parse, run, exit code.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use oc_prune_images::{cli, run, ui::Ui};
 
 fn main() -> ExitCode {
     let ui = Arc::new(Ui::default());
-    let exit = cli::parse(std::env::args_os())
+    let caller = std::env::var_os("KUBECTL_PATH").map(PathBuf::from);
+    let exit = cli::parse_called_by(std::env::args_os(), caller.as_deref())
         .and_then(|invocation| run::run(invocation, &ui))
         .unwrap_or_else(|failure| {
             ui.failure(&failure);

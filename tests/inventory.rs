@@ -60,6 +60,14 @@ fn lists_are_read_in_pages() {
 }
 
 #[test]
+fn a_server_without_protobuf_is_read_alike() {
+    let cluster = Cluster::of(shop());
+    let in_protobuf = decisions(&cluster.dry_run(&[KEEP_ONE, "-ojson"]).exits(0));
+    cluster.sandbox.api().configure(|settings| settings.protobuf = false);
+    assert_eq!(in_protobuf, decisions(&cluster.dry_run(&[KEEP_ONE, "-ojson"]).exits(0)));
+}
+
+#[test]
 fn an_expired_continue_token_restarts_the_list() {
     let cluster = large();
     let undisturbed = decisions(&cluster.dry_run(&["-ojson"]).exits(0));

@@ -3,11 +3,14 @@
 mod args;
 mod cache;
 mod cluster;
+mod completion;
 mod connection;
 pub mod duration;
+mod man;
 mod options;
 mod parse;
 mod place;
+mod place_files;
 mod redis;
 mod registry;
 mod running;
@@ -19,5 +22,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use completion::{Candidate, Completion, Source};
 pub use options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions};
-pub use parse::{Invocation, commands, parse};
+pub use parse::{Invocation, commands, parse, parse_called_by};
+pub use place_files::{NewFile, PlaceFilesOptions};

@@ -11,9 +11,12 @@ use clap::{
 
 use super::{
     args::{PruneArgs, SUMMARY},
-    cache,
+    cache, completion,
+    completion::Completion,
+    man,
     options::Options,
-    validate,
+    place_files::PlaceFilesOptions,
+    subcommand, validate,
 };
 use crate::{
     cache::commands::{
@@ -38,6 +41,10 @@ pub enum Invocation {
     CacheSwitch(Box<SwitchOptions>),
     /// Show which caches the registry has.
     CacheStatus(Box<StatusOptions>),
+    /// Answer a shell that asks how a word can go on.
+    Complete(Box<Completion>),
+    /// Write files for other programs to find.
+    PlaceFiles(Box<PlaceFilesOptions>),
 }
 
 /// Reads the arguments, the program's own name first.
@@ -46,8 +53,19 @@ pub enum Invocation {
 /// A [`Failure`] with exit code 2 for a mistake on the command line, and with 1 for a file of CA certificates that
 /// cannot be used; in the reference's words where it has some.
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Failure> {
+    parse_called_by(argv, None)
+}
+
+/// As [`parse`]; `caller` is the program that started this one as its plugin, if it said so (`KUBECTL_PATH`).
+///
+/// # Errors
+/// As those of [`parse`].
+pub fn parse_called_by(
+    argv: impl IntoIterator<Item = OsString>,
+    caller: Option<&Path>,
+) -> Result<Invocation, Failure> {
     let argv: Vec<_> = argv.into_iter().collect();
-    let program = program(argv.first().map_or(Path::new(""), Path::new));
+    let program = program(argv.first().map_or(Path::new(""), Path::new), caller);
     invocation(argv, &program).map_err(|failure| match failure.exit {
         crate::error::Exit::Usage => failure.hint(format!("see '{program} --help' for usage")),
         _ => failure,
@@ -55,11 +73,19 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Invocation, Fai
 }
 
 fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure> {
-    // The only word that is no flag: everything else is the reference's command line, which takes none.
-    if let [_, word, rest @ ..] = words.as_slice()
-        && word == "cache"
+    // Commands have names; everything else is the reference's command line, which takes no words.
+    if let [_, named @ ..] = words.as_slice()
+        && let [word, rest @ ..] = named
     {
-        return cache::invocation(rest, program);
+        match word.to_str() {
+            Some(cache::WORD) => return cache::invocation(rest, program),
+            Some("completion") => return subcommand::read::<completion::CompletionArgs>(named, program),
+            Some("man") => return subcommand::read::<man::ManArgs>(named, program),
+            Some("__complete") => {
+                return Ok(Invocation::Complete(Box::new(completion::words::complete(rest, program))));
+            }
+            _ => {}
+        }
     }
     let last = words.last().cloned().unwrap_or_default();
     let mut command = command(program);
@@ -85,7 +111,15 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
 pub fn commands(program: &str) -> Vec<clap::Command> {
     let mut commands = vec![command(program)];
     commands.extend(cache::commands(program));
+    commands.push(subcommand::command::<completion::CompletionArgs>(program));
+    commands.push(subcommand::command::<man::ManArgs>(program));
     commands
+}
+
+/// The words that call a command of [`commands`]: none for the one without a name.
+pub(super) fn words(command: &clap::Command, program: &str) -> Vec<String> {
+    let called = command.get_bin_name().and_then(|name| name.strip_prefix(program)).unwrap_or_default();
+    called.split_whitespace().map(ToOwned::to_owned).collect()
 }
 
 fn command(program: &str) -> clap::Command {
@@ -111,9 +145,16 @@ pub(super) fn like_pflag(command: clap::Command) -> clap::Command {
 }
 
 /// How the user calls the program: `kubectl` finds `kubectl-prune_images`, `oc` finds that or `oc-prune_images`.
-fn program(path: &Path) -> String {
-    let name = path.file_stem().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let caller = if name.starts_with("kubectl-") { "kubectl" } else { "oc" };
+/// From kubectl 1.37 on the caller says who it is.
+fn program(path: &Path, caller: Option<&Path>) -> String {
+    let stem = |path: &Path| path.file_stem().map(|name| name.to_string_lossy().to_lowercase());
+    let is_plugin_of = |caller: &str| stem(path).is_some_and(|name| name.starts_with(&format!("{caller}-")));
+    let caller = match caller.and_then(stem).as_deref() {
+        Some("oc") => "oc",
+        Some("kubectl") => "kubectl",
+        _ if is_plugin_of("kubectl") => "kubectl",
+        _ => "oc",
+    };
     format!("{caller} prune-images")
 }
 

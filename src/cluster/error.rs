@@ -10,6 +10,7 @@ use crate::{
     cause::{Cause, CauseKind},
     error::Failure,
     text::sanitize,
+    wire::{self, Fields, WireError, inner},
 };
 
 /// A request that did not end well. Texts are the server's own, made harmless for a terminal.
@@ -138,9 +139,32 @@ struct StatusDetails {
 }
 
 impl Status {
-    /// Reads an answer's body; `None` if it is no Status.
+    /// Reads an answer's body, JSON or protobuf; `None` if it is no Status.
     pub(super) fn read(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Self>(body).ok().filter(|status| status.kind == "Status")
+        match wire::object(body) {
+            Some(object) => Self::of_protobuf(object.ok()?).ok(),
+            None => serde_json::from_slice::<Self>(body).ok().filter(|status| status.kind == "Status"),
+        }
+    }
+
+    /// By the field numbers of `k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto`. An error's object is a Status.
+    fn of_protobuf(object: &[u8]) -> Result<Self, WireError> {
+        let mut status = Self { kind: "Status".to_owned(), ..Self::default() };
+        for field in Fields::new(object) {
+            match field? {
+                (1, metadata) => inner(metadata, 3, |token| {
+                    token.text()?.clone_into(&mut status.metadata.continue_token);
+                    Ok(())
+                })?,
+                (3, message) => message.text()?.clone_into(&mut status.message),
+                (5, details) => inner(details, 5, |seconds| {
+                    status.details.retry_after_seconds = seconds.number()?;
+                    Ok(())
+                })?,
+                _ => {}
+            }
+        }
+        Ok(status)
     }
 
     /// How long the server wants to be left alone, in seconds; 0 if it does not say.
@@ -407,6 +431,25 @@ mod tests {
             ApiError::Unavailable { status: 502, message: text("Bad Gateway") }
         );
         assert_eq!(answer(405, ""), ApiError::Server { status: 405, message: text("Method Not Allowed") });
+    }
+
+    #[test]
+    fn a_status_in_protobuf_says_the_same() {
+        // `fixtures/errors/401-invalid-token.images.pb` and, shortened, `fixtures/paging/*.expired-continue.pb`.
+        let unauthorized = b"k8s\0\n\x0c\n\x02v1\x12\x06Status\x120\n\x06\n\0\x12\0\x1a\0\x12\x07Failure\x1a\x0cUnauthorized\"\x0cUnauthorized0\x91\x03\x1a\0\"\0";
+        let gone = b"k8s\0\n\x0c\n\x02v1\x12\x06Status\x12\x21\n\x09\n\0\x12\0\x1a\x03abc\x12\x07Failure\x1a\x07too old*\x02(\x070\x9a\x03";
+        let read = |code, body: &[u8]| {
+            ApiError::of_answer(StatusCode::from_u16(code).unwrap(), body, Status::read(body))
+        };
+        assert_eq!(read(401, unauthorized), ApiError::Unauthorized);
+        let expected =
+            ApiError::Gone { message: "too old".to_owned(), continue_token: Some("abc".to_owned()) };
+        assert_eq!(read(410, gone), expected);
+        assert_eq!(Status::read(gone).unwrap().retry_after(), 7);
+        for length in 0..gone.len() {
+            // An answer that broke off has some text or other, and does no harm.
+            let _ = read(410, &gone[..length]);
+        }
     }
 
     #[test]

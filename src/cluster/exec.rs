@@ -42,6 +42,7 @@ pub(super) struct ExecPlugin {
     environment: BTreeMap<OsString, OsString>,
     api_version: String,
     interactive: bool,
+    silent: bool,
     install_hint: Option<String>,
 }
 
@@ -97,11 +98,12 @@ impl ExecPlugin {
             environment: variables,
             api_version,
             interactive,
+            silent: environment.asks_nobody,
             install_hint: exec.install_hint.clone(),
         })
     }
 
-    /// Runs the program. Its messages and questions (stderr) reach the user, its answer (stdout) never does.
+    /// Runs the program. Its messages and questions (stderr) reach the user, if there is one; its answer (stdout) never does.
     pub(super) async fn run(&self) -> Result<ExecCredential, Failure> {
         let shown = sanitize(&self.command);
         let output = Command::new(&self.command)
@@ -109,7 +111,7 @@ impl ExecPlugin {
             .env_clear()
             .envs(&self.environment)
             .stdin(if self.interactive { Stdio::inherit() } else { Stdio::null() })
-            .stderr(Stdio::inherit())
+            .stderr(if self.silent { Stdio::null() } else { Stdio::inherit() })
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .output()

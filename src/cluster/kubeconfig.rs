@@ -61,6 +61,30 @@ pub(super) fn target(options: &ConnectionOptions, environment: &Environment) -> 
     Ok(target)
 }
 
+/// The names in the kubeconfig.
+#[derive(Debug, Default)]
+pub struct Entries {
+    /// The names of the contexts.
+    pub contexts: Vec<String>,
+    /// The names of the clusters.
+    pub clusters: Vec<String>,
+    /// The names of the users.
+    pub users: Vec<String>,
+}
+
+/// The names in the kubeconfig that counts; none if there is none.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn entries(options: &ConnectionOptions, environment: &Environment) -> Result<Entries, Failure> {
+    let kubeconfig = Files::find(options, environment).read()?.unwrap_or_default();
+    Ok(Entries {
+        contexts: kubeconfig.contexts.into_iter().map(|entry| entry.name).collect(),
+        clusters: kubeconfig.clusters.into_iter().map(|entry| entry.name).collect(),
+        users: kubeconfig.auth_infos.into_iter().map(|entry| entry.name).collect(),
+    })
+}
+
 /// The kubeconfig files that count.
 enum Files {
     /// `--kubeconfig`: must exist.

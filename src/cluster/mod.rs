@@ -20,6 +20,7 @@ pub use connect::{Cluster, install_crypto};
 pub use credentials::{Refresh, TokenSource};
 pub use error::ApiError;
 pub use forward::Forward;
+pub use kubeconfig::{Entries, entries};
 pub use options::{ConnectionOptions, Environment, RequestTimeout};
 pub(crate) use request::is_object_name;
 pub use request::{ApiRequest, ApiResponse, Retry};

@@ -100,6 +100,8 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// Whether somebody can answer a login program's questions.
     pub stdin_is_terminal: bool,
+    /// Whether nobody is there to read what a login program says.
+    pub asks_nobody: bool,
     /// Where Kubernetes mounts a pod's credentials.
     pub service_account: PathBuf,
 }
@@ -112,6 +114,7 @@ impl Environment {
             variables: std::env::vars_os().collect(),
             home: std::env::home_dir(),
             stdin_is_terminal: std::io::stdin().is_terminal(),
+            asks_nobody: false,
             service_account: PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount"),
         }
     }

@@ -23,6 +23,7 @@ pub(super) fn environment(variables: &[(&str, &str)]) -> Environment {
         variables: all,
         home: None,
         stdin_is_terminal: false,
+        asks_nobody: false,
         service_account: PathBuf::from("/no/such/folder"),
     }
 }

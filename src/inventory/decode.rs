@@ -3,6 +3,8 @@
 //! Go's JSON reader takes `null` for "nothing" anywhere, and real objects are full of it; so does this one.
 //! Strings that are not used are skipped, not copied: a manifest of 10 MB in an Image costs nothing here.
 
+mod protobuf;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +18,7 @@ use crate::model::{
     Id, Image, Images, Import, Item, Kind, LimitRange, Mention, Names, Quantity, Referrer, Selector, Source,
     Stream, Tag, Target, pull_spec,
 };
+use crate::wire::{self, Value, WireError};
 
 /// The label and annotation that protects what carries it.
 pub(super) const KEEP_MARK: &str = "prune-images/keep";
@@ -62,6 +65,16 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// JSON that is looked at later, if at all.
+#[derive(Debug, Default, Clone, Copy)]
+struct Raw<'a>(Option<&'a str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Raw<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Option::<&RawValue>::deserialize(deserializer)?.map(RawValue::get)))
+    }
 }
 
 /// Seconds since the Unix epoch; absent and `null` are Go's zero time. A fraction counts as a whole second, so
@@ -176,6 +189,12 @@ struct OwnerReference<'a> {
     controller: bool,
 }
 
+impl OwnerReference<'_> {
+    fn named(&self) -> Controller {
+        Controller(Some(format!("{}/{}", &*self.kind, &*self.name).into()))
+    }
+}
+
 impl<'de> Deserialize<'de> for Controller {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OwnersVisitor;
@@ -185,15 +204,13 @@ impl<'de> Deserialize<'de> for Controller {
                 f.write_str("a list of owners")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut owners: A) -> Result<Controller, A::Error> {
-                let mut controller = None;
-                while let Some(OwnerReference { kind, name, controller: is_controller }) =
-                    owners.next_element()?
-                {
-                    if is_controller {
-                        controller = Some(format!("{}/{}", &*kind, &*name).into());
+                let mut controller = Controller(None);
+                while let Some(owner) = owners.next_element::<OwnerReference>()? {
+                    if owner.controller {
+                        controller = owner.named();
                     }
                 }
-                Ok(Controller(controller))
+                Ok(controller)
             }
         }
         deserializer.deserialize_seq(OwnersVisitor)
@@ -250,10 +267,25 @@ pub(super) enum DecodeError {
     /// The answer is JSON, but no list.
     #[error("malformed answer: no items in it")]
     NoItems,
+    /// The page is no list in protobuf.
+    #[error("malformed answer: {0}")]
+    Protobuf(#[from] WireError),
 }
 
-/// Reads a page, and hands every object to `take` as it comes.
-pub(super) fn list<'de, T, F>(page: &'de [u8], mut take: F) -> Result<PageMetadata, DecodeError>
+/// Reads a page of objects of this kind, in whichever format it is, and hands each to `take` as it comes.
+pub(super) fn page<'a, T: Object<'a>>(
+    page: &'a [u8],
+    kind: Option<&Kind>,
+    take: impl FnMut(T),
+) -> Result<PageMetadata, DecodeError> {
+    match wire::object(page) {
+        Some(object) => protobuf::list(object?, kind, take),
+        None => list(page, take),
+    }
+}
+
+/// Reads a page in JSON, and hands every object to `take` as it comes.
+fn list<'de, T, F>(page: &'de [u8], mut take: F) -> Result<PageMetadata, DecodeError>
 where
     T: Deserialize<'de> + Named,
     F: FnMut(T),
@@ -276,6 +308,12 @@ where
         None if !has_items => Err(DecodeError::NoItems),
         None => Ok(metadata),
     }
+}
+
+/// An object of a list in either format.
+pub(super) trait Object<'a>: Deserialize<'a> + Default + Named {
+    /// Takes a field of protobuf's; the kind decides where its parts stand.
+    fn of_field(&mut self, kind: Option<&Kind>, number: u32, value: Value<'a>) -> Result<(), WireError>;
 }
 
 /// An object of a list: each has a name, and one without is no object.
@@ -386,7 +424,7 @@ pub(super) struct ImageObject<'a> {
     #[serde(borrow)]
     docker_image_reference: Text<'a>,
     #[serde(borrow)]
-    docker_image_metadata: Option<&'a RawValue>,
+    docker_image_metadata: Raw<'a>,
     #[serde(borrow)]
     docker_image_manifest_media_type: Text<'a>,
     #[serde(borrow, deserialize_with = "nullable")]
@@ -498,7 +536,7 @@ impl ImageObject<'_> {
         image.index = is_index(media_type);
         image.config_deletable = has_config(media_type);
         let mut decoded = Ok(());
-        match self.docker_image_metadata.map(|raw| serde_json::from_str::<Option<DockerImage>>(raw.get())) {
+        match self.docker_image_metadata.0.map(serde_json::from_str::<Option<DockerImage>>) {
             Some(Ok(Some(metadata))) => {
                 image.size = metadata.size;
                 if !metadata.id.is_empty() && !image.index {
@@ -1028,7 +1066,7 @@ pub(super) struct RevisionObject<'a> {
     metadata: Metadata<'a>,
     // Anything may stand in a revision's data; what has no pod template refers to nothing.
     #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    data: Raw<'a>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -1040,7 +1078,7 @@ struct RevisionData<'a> {
 
 impl Refers for RevisionObject<'_> {
     fn reduce(&self, kind: &Kind) -> Option<Referrer> {
-        let data: RevisionData = serde_json::from_str(self.data?.get()).ok()?;
+        let data: RevisionData = serde_json::from_str(self.data.0?).ok()?;
         let mut mentions = Vec::new();
         data.spec.template.spec.mentions(Source::Extra, &mut mentions);
         referrer(kind, &self.metadata, mentions)
@@ -1126,7 +1164,7 @@ impl Refers for BuildObject<'_> {
 
 /// An object of a resource named with `--referrers-from`: any string in it that is a pull spec of the form
 /// `host/namespace/name` protects.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct AnyObject(serde_json::Value);
 
 impl<'de> Deserialize<'de> for AnyObject {

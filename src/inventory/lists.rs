@@ -189,16 +189,16 @@ impl Parts {
             objects,
         } = self;
         match &list.content {
-            Content::Images => decode::list(page, |object: ImageObject| {
+            Content::Images => decode::page(page, None, |object: ImageObject| {
                 *objects += 1;
                 images.take(&object);
             }),
-            Content::ImageStreams => decode::list(page, |object: StreamObject| {
+            Content::ImageStreams => decode::page(page, None, |object: StreamObject| {
                 *objects += 1;
                 repositories.extend(object.repository());
                 streams.push(object.reduce(&mut images.names, selector.as_ref()));
             }),
-            Content::LimitRanges => decode::list(page, |object: LimitRangeObject| {
+            Content::LimitRanges => decode::page(page, None, |object: LimitRangeObject| {
                 *objects += 1;
                 let (namespace, found, unreadable) = object.reduce();
                 for quantity in unreadable {
@@ -208,7 +208,7 @@ impl Parts {
                 }
                 limits.entry(namespace).or_default().extend(found);
             }),
-            Content::Namespaces => decode::list(page, |object: NamespaceObject| {
+            Content::Namespaces => decode::page(page, None, |object: NamespaceObject| {
                 *objects += 1;
                 protected_namespaces.extend(object.protected());
             }),
@@ -218,15 +218,21 @@ impl Parts {
                     referrers.extend(referrer);
                 };
                 match kind {
-                    Kind::Pod => decode::list(page, |object: PodObject| take(object.reduce(kind))),
-                    Kind::CronJob => decode::list(page, |object: CronJobObject| take(object.reduce(kind))),
+                    Kind::Pod => {
+                        decode::page(page, Some(kind), |object: PodObject| take(object.reduce(kind)))
+                    }
+                    Kind::CronJob => {
+                        decode::page(page, Some(kind), |object: CronJobObject| take(object.reduce(kind)))
+                    }
                     Kind::Build | Kind::BuildConfig => {
-                        decode::list(page, |object: BuildObject| take(object.reduce(kind)))
+                        decode::page(page, Some(kind), |object: BuildObject| take(object.reduce(kind)))
                     }
                     Kind::ControllerRevision => {
-                        decode::list(page, |object: RevisionObject| take(object.reduce(kind)))
+                        decode::page(page, Some(kind), |object: RevisionObject| take(object.reduce(kind)))
                     }
-                    Kind::Other(_) => decode::list(page, |object: AnyObject| take(object.reduce(kind))),
+                    Kind::Other(_) => {
+                        decode::page(page, Some(kind), |object: AnyObject| take(object.reduce(kind)))
+                    }
                     Kind::ReplicationController
                     | Kind::DaemonSet
                     | Kind::Deployment
@@ -234,7 +240,7 @@ impl Parts {
                     | Kind::StatefulSet
                     | Kind::Job
                     | Kind::DeploymentConfig => {
-                        decode::list(page, |object: TemplateObject| take(object.reduce(kind)))
+                        decode::page(page, Some(kind), |object: TemplateObject| take(object.reduce(kind)))
                     }
                 }
             }

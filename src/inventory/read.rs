@@ -12,7 +12,7 @@ use super::decode::{self, DecodeError};
 use super::lists::{Absence, Content, List, Parts, Read};
 use crate::cluster::{ApiError, ApiRequest, ApiResponse, Cluster};
 use crate::error::Failure;
-use crate::model::{Id, Inventory, Names, Selector, Stream};
+use crate::model::{Id, Inventory, Kind, Names, Selector, Stream};
 
 /// Objects in a page, as kubectl asks for.
 const PAGE_LIMIT: usize = 500;
@@ -191,8 +191,7 @@ async fn pages(
     let mut token = String::new();
     let (mut restarts, mut malformed) = (0, 0);
     loop {
-        let answer =
-            cluster.request(ApiRequest::get(page_path(&path, limit, &token)).max_body(PAGE_BYTES)).await;
+        let answer = cluster.request(page_request(list, page_path(&path, limit, &token))).await;
         let page = match answer {
             Ok(ApiResponse { body, .. }) => body,
             Err(ApiError::Gone { .. }) if restarts < RESTARTS => {
@@ -214,7 +213,7 @@ async fn pages(
         };
         let metadata = match tokio::task::block_in_place(|| parts.page(list, &page)) {
             Ok(metadata) => metadata,
-            Err(DecodeError::Malformed(_)) if malformed < MALFORMED_RETRIES => {
+            Err(DecodeError::Malformed(_) | DecodeError::Protobuf(_)) if malformed < MALFORMED_RETRIES => {
                 // Half of the page may have been taken before the fault: the list starts again.
                 malformed += 1;
                 token.clear();
@@ -229,6 +228,16 @@ async fn pages(
             return Ok(());
         }
         token = metadata.next;
+    }
+}
+
+/// Protobuf is smaller and faster to read; servers that do not speak it, as for custom resources, answer in JSON.
+fn page_request(list: &List, path: String) -> ApiRequest {
+    let request = ApiRequest::get(path).max_body(PAGE_BYTES);
+    match &list.content {
+        // Nobody knows the field numbers of a resource that the user names.
+        Content::Referrers(Kind::Other(_)) => request,
+        _ => ApiRequest { accept: "application/vnd.kubernetes.protobuf,application/json", ..request },
     }
 }
 

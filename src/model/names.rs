@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::hash::BuildHasher;
 
 use foldhash::quality::RandomState;
@@ -23,13 +24,20 @@ impl Id {
 
 /// The table of names. `sha256:` digests cost 32 bytes each; any other name (old algorithms, names that are no
 /// digest at all) is held as text.
-#[derive(Debug, Default, Clone)]
+#[derive(Default, Clone)]
 pub struct Names {
     raw: Vec<[u8; 32]>,
     others: BTreeMap<u32, Box<str>>,
     table: HashTable<u32>,
     // Names come from the cluster, so anyone who may push chooses them: a seeded hash.
     hasher: RandomState,
+}
+
+/// The names by their ids; how they are found differs from run to run.
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries((0..).map(Id).take(self.len()).map(|id| self.text(id))).finish()
+    }
 }
 
 impl Names {

@@ -1,7 +1,9 @@
 //! From flags to exit code: one room for each kind of run.
 
+mod complete;
 mod kept;
 mod look;
+mod place_files;
 mod prune;
 mod signals;
 
@@ -27,6 +29,8 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
             ui.result(|out| write!(out, "{text}"));
             return Ok(Exit::Done);
         }
+        Invocation::Complete(completion) => return Ok(complete::run(*completion, ui)),
+        Invocation::PlaceFiles(options) => return place_files::run(&options, ui),
         Invocation::CacheCheck(options) => return check_caches(&options, ui),
         Invocation::CacheFlush(options) => return flush_cache(&options, ui),
         Invocation::CacheSwitch(options) => return switch_caches(&options, ui),

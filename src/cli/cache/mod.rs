@@ -13,6 +13,12 @@ use super::{
 };
 use crate::{error::Failure, text::sanitize};
 
+/// The word that the subcommands stand behind.
+pub(super) const WORD: &str = "cache";
+
+/// What they are for.
+pub(super) const ABOUT: &str = "Make the registry's caches forget what was deleted";
+
 /// What `cache` prints when no subcommand follows.
 const COMMANDS: &str = "\
 Make the registry's caches forget what was deleted
