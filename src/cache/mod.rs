@@ -22,4 +22,4 @@ pub use choose::{Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy};
 pub use foresee::plan as foreseen_plan;
 pub use input::{InputError, digests, result_document};
 pub use outcome::{CacheOutcome, CachePlan, RedisOutcome};
-pub use step::{CacheEvent, CacheOptions, CacheStep, Tell};
+pub use step::{CacheEvent, CacheOptions, CacheStep, StepOption, Tell};

@@ -65,8 +65,35 @@ pub struct CacheOptions {
 pub enum CacheEvent {
     /// Something worth a line on stderr.
     Progress(String),
+    /// A rollout goes on.
+    Pods {
+        /// How many of the pods that served before serve no more.
+        replaced: usize,
+        /// How many there were; 0 while nobody knows.
+        total: usize,
+        /// What is worth a line on stderr.
+        text: String,
+    },
     /// Something that the administrator should know.
     Warning(String),
+}
+
+impl CacheEvent {
+    fn of(progress: &Progress) -> Self {
+        let Progress { replaced, total, message: _ } = progress;
+        Self::Pods { replaced: *replaced, total: *total, text: progress.to_string() }
+    }
+}
+
+/// A step that could be taken instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepOption {
+    /// What takes it.
+    pub strategy: Strategy,
+    /// The word of `--registry-cache`.
+    pub step: &'static str,
+    /// What is done and to whom, on one line, or why that is not possible.
+    pub effect: Result<String, String>,
 }
 
 /// Hears of what happens.
@@ -78,6 +105,9 @@ pub struct CacheStep {
     options: CacheOptions,
     choice: Choice,
     memory: Memory,
+    /// What the choice was made from; absent for a registry of which nothing is known.
+    situation: Option<Situation>,
+    /// The Redis that can be spoken to, whether that is chosen or not.
     redis: Option<(SharedCache, RedisAddress)>,
     evictor: Option<Evictor>,
     gone: Mutex<Gone>,
@@ -111,6 +141,7 @@ impl CacheStep {
                 options: options.clone(),
                 choice,
                 memory,
+                situation: None,
                 redis: None,
                 evictor: None,
                 gone: Mutex::default(),
@@ -126,16 +157,60 @@ impl CacheStep {
                 .hint("let the first step that is possible be taken: --registry-cache=auto")
                 .hint("see what there is, and which rights would allow more: oc prune-images cache status")
         })?;
-        let Situation { memory, .. } = situation;
-        let redis = redis.filter(|_| choice.redis);
-        let options = options.clone();
-        Ok(Self { options, choice, memory, redis, evictor, gone: Mutex::default() })
+        let memory = situation.memory.clone();
+        let (options, situation) = (options.clone(), Some(situation));
+        Ok(Self { options, choice, memory, situation, redis, evictor, gone: Mutex::default() })
+    }
+
+    /// What could be done instead, and what is chosen now, in the order of the flag's values; nothing where nothing has
+    /// to be done, or nothing is known of the registry.
+    #[must_use]
+    pub fn alternatives(&self) -> Vec<StepOption> {
+        let Some(situation) = self.situation.as_ref().filter(|_| self.choice.step != "unneeded") else {
+            return Vec::new();
+        };
+        let named = Strategy::BY_NAME.into_iter().filter(|(_, strategy)| *strategy != Strategy::Auto);
+        named
+            .map(|(step, strategy)| {
+                let effect = if step == self.choice.step {
+                    Ok(self.choice.message.clone())
+                } else {
+                    match choose(strategy, situation) {
+                        Ok(choice) => Ok(choice.message),
+                        Err(impossible) => Err(impossible.why),
+                    }
+                };
+                StepOption { strategy, step, effect }
+            })
+            .collect()
+    }
+
+    /// Takes another step. The one that is chosen already stays as it is, with what it falls back to.
+    ///
+    /// # Errors
+    /// It is not possible: exit code 1.
+    pub fn choose(&mut self, option: &StepOption) -> Result<(), Failure> {
+        if let Some(situation) = self.situation.as_ref().filter(|_| option.step != self.choice.step) {
+            self.choice = choose(option.strategy, situation)
+                .map_err(|impossible| Failure::nothing_changed(impossible.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn redis(&self) -> Option<&(SharedCache, RedisAddress)> {
+        self.redis.as_ref().filter(|_| self.choice.redis)
+    }
+
+    /// How many Redis keys were evicted so far, if a Redis is made to forget.
+    #[must_use]
+    pub fn evicted_keys(&self) -> Option<u64> {
+        self.redis().map(|(redis, _)| redis.evicted().keys)
     }
 
     /// Whether a Redis is made to forget.
     #[must_use]
     pub fn has_redis(&self) -> bool {
-        self.redis.is_some()
+        self.redis().is_some()
     }
 
     /// Whether each replica is made to forget each blob.
@@ -184,7 +259,7 @@ impl CacheStep {
             repeat,
             pace: rollout::Pace::default(),
         };
-        let progress = |progress: &Progress| tell(CacheEvent::Progress(progress.to_string()));
+        let progress = |progress: &Progress| tell(CacheEvent::of(progress));
         let switched = switch_with(&options, cluster, &progress, async || None).await?;
         for line in switched.lines.into_iter().chain(switched.messages) {
             tell(CacheEvent::Progress(line));
@@ -202,7 +277,7 @@ impl CacheStep {
             gone.last = Some((Instant::now(), Timestamp::now()));
         }
         let mut in_doubt = false;
-        if let Some((redis, _)) = &self.redis {
+        if let Some((redis, _)) = self.redis() {
             let mut doomed = Doomed::default();
             doomed.blob(digest);
             for repository in repositories.iter().filter(|name| is_repository(name)) {
@@ -227,7 +302,7 @@ impl CacheStep {
     /// Makes Redis forget that a repository has a blob; the blob itself may stay, so the replicas are not told.
     pub async fn link_gone(&self, repository: &str, digest: &str) {
         self.gone().links += 1;
-        if let Some((redis, _)) = &self.redis
+        if let Some((redis, _)) = self.redis()
             && is_repository(repository)
         {
             let mut doomed = Doomed::default();
@@ -326,7 +401,7 @@ impl Finishing<'_> {
 
     /// Redis once more, for what was not confirmed and what was put back meanwhile.
     async fn redis(&mut self) {
-        let Some((redis, address)) = &self.step.redis else { return };
+        let Some((redis, address)) = self.step.redis() else { return };
         let finished = redis.finish().await;
         let evicted = redis.evicted();
         let unconfirmed = redis.unconfirmed();
@@ -545,7 +620,7 @@ impl Finishing<'_> {
         }
         let CacheOptions { place, timeout, .. } = &self.step.options;
         let tell = self.tell;
-        let progress = |progress: &Progress| tell(CacheEvent::Progress(progress.to_string()));
+        let progress = |progress: &Progress| tell(CacheEvent::of(progress));
         let pace = rollout::Pace::default();
         let restart =
             rollout::restart(Restart { cluster: self.cluster, place, timeout: *timeout, pace }, &progress);

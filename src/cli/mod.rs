@@ -26,3 +26,4 @@ pub use completion::{Candidate, Completion, Source};
 pub use options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions};
 pub use parse::{Invocation, commands, parse, parse_called_by};
 pub use place_files::{NewFile, PlaceFilesOptions};
+pub use selection::{keep_tag_revisions, keep_younger_than};

@@ -97,13 +97,8 @@ impl SelectionArgs {
 
 fn keep(args: &SelectionArgs) -> Result<Keep, Failure> {
     let over_size = boolean("--prune-over-size-limit", args.prune_over_size_limit.as_deref())?;
-    let revisions =
-        args.keep_tag_revisions.as_deref().map(|word| integer("--keep-tag-revisions", word)).transpose()?;
-    let younger = args
-        .keep_younger_than
-        .as_deref()
-        .map(|word| duration::parse(word).map_err(|error| bad_duration("--keep-younger-than", word, &error)))
-        .transpose()?;
+    let revisions = args.keep_tag_revisions.as_deref().map(revisions).transpose()?;
+    let younger = args.keep_younger_than.as_deref().map(younger).transpose()?;
     if over_size.is_some() && (revisions.is_some() || younger.is_some()) {
         return Err(Failure::usage(
             "--prune-over-size-limit cannot be specified with --keep-tag-revisions nor --keep-younger-than",
@@ -121,13 +116,41 @@ fn keep(args: &SelectionArgs) -> Result<Keep, Failure> {
     if younger.is_some_and(|age| age.is_negative()) {
         return Err(not_negative("--keep-younger-than"));
     }
-    let keep_tag_revisions = match revisions {
-        Some(number) if number < 0 => return Err(not_negative("--keep-tag-revisions")),
-        // No tag has that many revisions: the largest number that fits means the same.
-        Some(number) => u32::try_from(number).unwrap_or(u32::MAX),
-        None => KEEP_TAG_REVISIONS,
-    };
+    let keep_tag_revisions = revisions.map(not_below_zero).transpose()?.unwrap_or(KEEP_TAG_REVISIONS);
     Ok(Keep::Revisions { keep_tag_revisions, keep_younger_than: younger.unwrap_or(KEEP_YOUNGER_THAN) })
+}
+
+fn revisions(word: &str) -> Result<i64, Failure> {
+    integer("--keep-tag-revisions", word)
+}
+
+fn not_below_zero(revisions: i64) -> Result<u32, Failure> {
+    if revisions < 0 {
+        return Err(not_negative("--keep-tag-revisions"));
+    }
+    // No tag has that many revisions: the largest number that fits means the same.
+    Ok(u32::try_from(revisions).unwrap_or(u32::MAX))
+}
+
+fn younger(word: &str) -> Result<SignedDuration, Failure> {
+    duration::parse(word).map_err(|error| bad_duration("--keep-younger-than", word, &error))
+}
+
+/// A value of `--keep-tag-revisions`.
+///
+/// # Errors
+/// As on the command line.
+pub fn keep_tag_revisions(word: &str) -> Result<u32, Failure> {
+    revisions(word).and_then(not_below_zero)
+}
+
+/// A value of `--keep-younger-than`.
+///
+/// # Errors
+/// As on the command line.
+pub fn keep_younger_than(word: &str) -> Result<SignedDuration, Failure> {
+    let age = younger(word)?;
+    if age.is_negative() { Err(not_negative("--keep-younger-than")) } else { Ok(age) }
 }
 
 fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {

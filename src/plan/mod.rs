@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O and no clock. The rules are those of `docs/decision.md`, which names their source.
 
+mod danger;
 mod decide;
 mod differences;
 mod references;
@@ -9,6 +10,7 @@ mod repositories;
 
 use serde::{Deserialize, Serialize};
 
+pub use danger::{Danger, dangers};
 pub use decide::{
     ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Plan, Reimport, Stage2,
     StreamDecision, StreamVerdict, UsedBy, decide, decide_images, missing_images, named_blobs,

@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::cache::{CacheOutcome, CachePlan, RedisOutcome, ReplicaStep, StaleCache};
+use crate::cache::{CacheOutcome, CachePlan, RedisOutcome, ReplicaStep, StaleCache, StepOption, Strategy};
 use crate::error::{Exit, Failure};
 use crate::text::printable;
+
+/// What a step says of itself that nobody has asked for yet.
+const AS_ASKED: &str = ", as --registry-cache=none asks";
 
 /// How many stale blobs of a replica are named.
 const SHOWN: usize = 3;
@@ -13,6 +16,35 @@ const SHOWN: usize = 3;
 #[must_use]
 pub fn plan_line(plan: &CachePlan) -> String {
     format!("Cache step: {}", printable(&plan.message))
+}
+
+/// A step that could be taken, for the person who chooses: what it does, and who notices; or why it is not possible.
+#[must_use]
+pub fn option_line(option: &StepOption) -> String {
+    let StepOption { strategy, step, effect } = option;
+    let who = match strategy {
+        Strategy::Auto | Strategy::Evict => "nobody notices",
+        Strategy::Restart => "a push or pull that meets a replica as it ends has to be repeated",
+        Strategy::Flush => {
+            "pushes that re-use a deleted layer are broken until the replicas forget by themselves"
+        }
+        Strategy::Wait => "this command waits; pushes that re-use a deleted layer are broken until then",
+        Strategy::Disable => {
+            "the registry is rolled out now, and every pull asks its storage until cache enable"
+        }
+        Strategy::None => {
+            "pushes that re-use a deleted layer are broken until the caches have expired, with a Redis for ever"
+        }
+    };
+    match effect {
+        Ok(message) => {
+            let what =
+                message.strip_prefix(*step).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(message);
+            let what = what.strip_suffix(AS_ASKED).unwrap_or(what);
+            format!("{step:8} {}; {who}", printable(what))
+        }
+        Err(why) => format!("{step:8} not possible: {}", printable(why)),
+    }
 }
 
 /// How the step ended: lines that inform, then the failure, if a cache may still name what was deleted.

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod document;
 mod human;
 mod reason;
+pub mod summary;
 pub mod text;
 
 pub use human::bytes;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::cli::{self, PruneOptions};
-use crate::cluster::{ApiError, ApiRequest, Cluster, ConnectionOptions, Environment};
+use crate::cluster::{ApiError, ApiRequest, ApiResponse, Cluster, ConnectionOptions, Environment, Retry};
 use crate::error::Failure;
 use crate::inventory::{self, Read, Scope};
 use crate::model::{Inventory, Target};
 use crate::plan::{self, Plan, Reimport, Rules, Stage2, StreamVerdict};
 use crate::report::document::{InvalidEntry, ReferrerEntry, View};
 use crate::report::{bytes, printable, text};
-use crate::ui::Ui;
+use crate::ui::{Counters, Ui};
 
 /// How far the local clock and the server's may be apart without a warning, in seconds.
 const SKEW: i64 = 10;
@@ -35,7 +35,8 @@ pub(super) struct Look {
 /// Connects to the cluster; what the server warns of is said.
 pub(super) async fn connect(options: &ConnectionOptions, ui: &Arc<Ui>) -> Result<Cluster, Failure> {
     let cluster = Cluster::connect(options, &Environment::of_process()).await?;
-    Ok(cluster.on_warning(ui.server_warnings()))
+    let ui = ui.clone();
+    Ok(cluster.on_warning(Arc::new(move |warning: &str| ui.message(&format!("Warning: {warning}")))))
 }
 
 /// Reads everything that a decision needs.
@@ -56,6 +57,40 @@ pub(super) async fn read(
     let missing = plan::missing_images(&inventory, &rules(options, now), &inventory.streams);
     inventory::add_appeared(cluster, &mut inventory, &missing).await?;
     Ok(Look { inventory, repositories, managed_hosts, now, warnings })
+}
+
+/// [`read`], with the counts of each list at the terminal meanwhile.
+pub(super) async fn read_and_show(
+    cluster: &Cluster,
+    options: &PruneOptions,
+    ui: &Arc<Ui>,
+) -> Result<Look, Failure> {
+    let counters = Counters::new(ui);
+    read(cluster, options, &|event| {
+        if let inventory::Event::Progress(resource, count) = &event {
+            counters.set(resource, *count);
+        }
+        log_reading(event);
+    })
+    .await
+}
+
+/// Who the API server takes us for; where it does not say, the kubeconfig's name.
+pub(super) async fn user(cluster: &Cluster) -> String {
+    const PATH: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let review = br#"{"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1"}"#;
+    let request = ApiRequest {
+        body: Some(review.as_slice().into()),
+        retry: Retry::Never,
+        ..ApiRequest::new(http::Method::POST, PATH)
+    };
+    let named = |answer: ApiResponse| {
+        let answer: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+        answer.pointer("/status/userInfo/username")?.as_str().map(ToOwned::to_owned)
+    };
+    let said = cluster.request(request).await.ok().and_then(named);
+    let known = || cluster.impersonated_user().or(cluster.user_name()).map(ToOwned::to_owned);
+    said.or_else(known).unwrap_or_else(|| "(unknown: whoever the token belongs to)".to_owned())
 }
 
 impl Look {

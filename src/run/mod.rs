@@ -1,6 +1,8 @@
 //! From flags to exit code: one room for each kind of run.
 
 mod complete;
+mod dialogue;
+mod interactive;
 mod kept;
 mod look;
 mod place_files;

@@ -1,10 +1,12 @@
 //! The prune itself: inventory, plan, then a dry run's report, or the execution and its report.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::interactive;
 use super::kept::KeptResult;
 use super::look::{self, Look};
 use super::signals::{first_signal, interrupted, listen_to_signals};
@@ -15,78 +17,110 @@ use crate::cli::{self, Options, OutputFormat};
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
 use crate::execute::{self, BrokenImage, Event, FailedObject, Meanwhile, Outcome, Signal, Tools};
-use crate::plan::Plan;
+use crate::plan::{Counts, Plan};
 use crate::registry::{self, Registry, Settings};
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
 use crate::report::{self, printable, text};
 use crate::text::quoted;
-use crate::ui::Ui;
+use crate::ui::{Bar, Ui};
 
-/// Plans a prune, and carries it out if `--confirm` says so.
+/// Plans a prune, and carries it out if `--confirm` or somebody at the terminal says so.
 pub(super) async fn run(options: &Options, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     let mut stop = listen_to_signals(ui.clone());
     // Until something is changed there is nothing to finish: a signal ends the run at once.
-    let (planned, ready) = tokio::select! {
+    let job = tokio::select! {
         signal = first_signal(&mut stop) => return Err(interrupted(signal)),
-        begun = begin(options, ui) => begun?,
+        job = begin(options, ui) => job?,
     };
-    match ready {
-        Some(ready) => Ok(Box::pin(prune(options, ui, planned, ready, stop)).await),
+    match job {
+        Some(job) => Ok(Box::pin(prune(ui, job, stop)).await),
         None => Ok(Exit::Done),
     }
 }
 
-/// Everything before the first change: reads, decides, and gets ready for what is to be carried out, if anything is.
-async fn begin(options: &Options, ui: &Arc<Ui>) -> Result<(Planned, Option<Ready>), Failure> {
+/// Everything before the first change: reads, decides, asks, and gets ready for what is to be carried out, if anything
+/// is.
+async fn begin(options: &Options, ui: &Arc<Ui>) -> Result<Option<Job>, Failure> {
     let cluster = look::connect(&options.connection, ui).await?;
     if options.confirm {
         has_token(options, &cluster).await?;
     }
-    let look = look::read(&cluster, &options.prune, &look::log_reading).await?;
-    let planned = decide(options, ui, cluster, look)?;
-    if !options.confirm {
-        let cache = foresee(options, &planned).await;
-        report_dry_run(options, ui, &planned, cache);
-        return Ok((planned, None));
+    let look = look::read_and_show(&cluster, &options.prune, ui).await?;
+    let begun = Begun { cluster, look };
+    if options.may_ask && ui.can_ask() {
+        return Box::pin(interactive::agree(options, ui, begun)).await;
     }
-    let ready = get_ready(options, ui, &planned).await?;
-    Ok((planned, Some(ready)))
+    let planned = decide(options, ui, &begun, &mut BTreeSet::new())?;
+    if !options.confirm {
+        let cache = foresee(options, &begun, &planned).await;
+        report_dry_run(options, ui, &begun, &planned, cache);
+        return Ok(None);
+    }
+    let ready = get_ready(options, ui, &begun, &planned.plan).await?;
+    Ok(Some(Job { options: options.clone(), begun, planned, ready }))
 }
 
-/// What is to be done, and what it was decided from.
-struct Planned {
-    cluster: Cluster,
-    look: Look,
-    plan: Plan,
-    context: Context,
+/// What was read.
+pub(super) struct Begun {
+    pub(super) cluster: Cluster,
+    pub(super) look: Look,
+}
+
+/// What was decided from it.
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    pub(super) context: Context,
+}
+
+/// What a plan is carried out with.
+pub(super) struct Ready {
+    /// Absent with `--prune-registry=false`, and where there is nothing to be deleted from one.
+    pub(super) registry: Option<Registry>,
+    /// Absent where nothing is deleted from a registry.
+    pub(super) caches: Option<CacheStep>,
+}
+
+/// What is carried out.
+pub(super) struct Job {
+    pub(super) options: Options,
+    pub(super) begun: Begun,
+    pub(super) planned: Planned,
+    pub(super) ready: Ready,
 }
 
 /// Whoever deletes in the registry has to log in to it.
-async fn has_token(options: &Options, cluster: &Cluster) -> Result<(), Failure> {
+pub(super) async fn has_token(options: &Options, cluster: &Cluster) -> Result<(), Failure> {
     if options.prune.prune_registry && cluster.bearer_token().await?.is_none() {
         return Err(registry::no_token());
     }
     Ok(())
 }
 
-/// Decides by these flags, and says what the administrator should know.
-fn decide(options: &Options, ui: &Ui, cluster: Cluster, look: Look) -> Result<Planned, Failure> {
-    let mut warnings = Vec::new();
-    if options.confirm
-        && options.prune.prune_registry
-        && let Some(user) = cluster.impersonated_user()
-    {
-        warnings
-            .push(format!("--as={user} reaches only the API server: the registry sees the token's own user"));
-    }
-    warnings.extend(look.warnings.iter().cloned());
+/// What whoever impersonates somebody should know before the registry is changed.
+pub(super) fn impersonation(options: &Options, cluster: &Cluster) -> Option<String> {
+    let user = cluster.impersonated_user().filter(|_| options.confirm && options.prune.prune_registry)?;
+    Some(format!("--as={user} reaches only the API server: the registry sees the token's own user"))
+}
+
+/// Decides by these flags, and says what the administrator should know, unless it was said before.
+pub(super) fn decide(
+    options: &Options,
+    ui: &Arc<Ui>,
+    begun: &Begun,
+    said: &mut BTreeSet<String>,
+) -> Result<Planned, Failure> {
+    let Begun { cluster, look } = begun;
+    let deciding = Bar::endless(ui, "deciding");
     let (plan, more) = look.decide(&options.prune, ui)?;
+    drop(deciding);
+    let mut warnings: Vec<String> = impersonation(options, cluster).into_iter().collect();
+    warnings.extend(look.warnings.iter().cloned());
     warnings.extend(more);
     for warning in &mut warnings {
         *warning = printable(warning).into_owned();
-    }
-    for warning in &warnings {
-        ui.warning(warning);
+        if said.insert(warning.clone()) {
+            ui.warning(warning);
+        }
     }
     let context = Context {
         server: cluster.server().to_owned(),
@@ -95,23 +129,21 @@ fn decide(options: &Options, ui: &Ui, cluster: Cluster, look: Look) -> Result<Pl
         registry: None,
         warnings,
     };
-    Ok(Planned { cluster, look, plan, context })
-}
-
-/// What a plan is carried out with.
-struct Ready {
-    /// Absent with `--prune-registry=false`, and where there is nothing to be deleted from one.
-    registry: Option<Registry>,
-    /// Absent where nothing is deleted from a registry.
-    caches: Option<CacheStep>,
+    Ok(Planned { plan, context })
 }
 
 /// Connects to the registry and prepares the cache step. Nothing is changed yet.
-async fn get_ready(options: &Options, ui: &Arc<Ui>, planned: &Planned) -> Result<Ready, Failure> {
-    let Planned { cluster, look, plan, context: _ } = planned;
+pub(super) async fn get_ready(
+    options: &Options,
+    ui: &Arc<Ui>,
+    begun: &Begun,
+    plan: &Plan,
+) -> Result<Ready, Failure> {
+    let Begun { cluster, look } = begun;
     if !options.prune.prune_registry {
         return Ok(Ready { registry: None, caches: None });
     }
+    let _connecting = Bar::endless(ui, "connecting to the registry");
     let Look { repositories, managed_hosts, .. } = look;
     let managed =
         managed_hosts.iter().flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
@@ -123,7 +155,7 @@ async fn get_ready(options: &Options, ui: &Arc<Ui>, planned: &Planned) -> Result
     };
     let caches = match &registry {
         Some(registry) if changes_registry(plan) => {
-            Some(CacheStep::prepare(cluster, registry, &options.cache, &cache_events(ui)).await?)
+            Some(CacheStep::prepare(cluster, registry, &options.cache, &cache_events(ui, None)).await?)
         }
         _ => None,
     };
@@ -141,24 +173,28 @@ async fn connect_registry(
     address: registry::Address,
     ui: &Arc<Ui>,
 ) -> Result<Registry, Failure> {
-    let settings = Settings::of(&options.registry, cluster, address, ui.warnings());
+    let announce = {
+        let ui = ui.clone();
+        Arc::new(move |warning: &str| ui.warning(warning))
+    };
+    let settings = Settings::of(&options.registry, cluster, address, announce);
     let registry = registry::reach(cluster, &options.cache.place, settings).await?;
     ui.message(&format!("Registry: {}, reached {}", registry.url(), registry.way()));
     Ok(registry)
 }
 
 /// What a confirmed run would do about the registry's caches.
-async fn foresee(options: &Options, planned: &Planned) -> CachePlan {
+async fn foresee(options: &Options, begun: &Begun, planned: &Planned) -> CachePlan {
     if options.prune.prune_registry && changes_registry(&planned.plan) {
-        cache::foreseen_plan(&planned.cluster, &options.cache).await
+        cache::foreseen_plan(&begun.cluster, &options.cache).await
     } else {
         CachePlan::unneeded(NOTHING_DELETED)
     }
 }
 
-fn report_dry_run(options: &Options, ui: &Ui, planned: &Planned, cache: CachePlan) {
-    let Planned { look, plan, context, .. } = planned;
-    let view = View { inventory: &look.inventory, plan };
+fn report_dry_run(options: &Options, ui: &Ui, begun: &Begun, planned: &Planned, cache: CachePlan) {
+    let Planned { plan, context } = planned;
+    let view = View { inventory: &begun.look.inventory, plan };
     ui.message("Dry run enabled - no modifications will be made. Add --confirm to remove images");
     api_only_notice(options, ui);
     ui.message(&report::cache::plan_line(&cache));
@@ -185,14 +221,11 @@ fn api_only_notice(options: &Options, ui: &Ui) {
 }
 
 /// Carries the plan out and reports.
-async fn prune(
-    options: &Options,
-    ui: &Arc<Ui>,
-    planned: Planned,
-    ready: Ready,
-    stop: watch::Receiver<Option<Signal>>,
-) -> Exit {
-    let Planned { cluster, look: Look { inventory, .. }, plan, context } = planned;
+async fn prune(ui: &Arc<Ui>, job: Job, stop: watch::Receiver<Option<Signal>>) -> Exit {
+    let Job { options, begun, planned, ready } = job;
+    let options = &options;
+    let Begun { cluster, look: Look { inventory, .. } } = begun;
+    let Planned { plan, context } = planned;
     let Ready { registry, caches } = ready;
     let context = Context { registry: registry.as_ref().map(Registry::access), ..context };
     api_only_notice(options, ui);
@@ -201,20 +234,7 @@ async fn prune(
         let view = View { inventory: &inventory, plan: &plan };
         ui.result(|out| text::plan(out, view, options.show_kept));
     }
-    // Changes are told by many workers at once; a line must not be torn.
-    let one_at_a_time = Mutex::new(());
-    let tell = |event: Event<'_>| {
-        let _line = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Event::Changed(change) if lines => {
-                ui.result(|out| writeln!(out, "{}", text::change_line(change)));
-            }
-            Event::Changed(_) => {}
-            Event::Failed(failed) => ui.message(&text::failed_line(failed)),
-            Event::Spared(spared) => tracing::info!("{} stays: {}", spared.object, spared.reason),
-        }
-    };
-    let events = cache_events(ui);
+    let events = cache_events(ui, None);
     let cache_plan = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
     if let Some(caches) = &caches {
         ui.message(&report::cache::plan_line(&cache_plan));
@@ -224,19 +244,22 @@ async fn prune(
             return failure.exit;
         }
     }
-    let scope = look::scope(&options.prune);
-    let tools = Tools {
-        cluster: &cluster,
-        scope: &scope,
-        registry: registry.as_ref(),
-        caches: caches.as_ref(),
-        workers: options.num_workers.get(),
-        stop: stop.clone(),
-        tell: &tell,
+    let view = View { inventory: &inventory, plan: &plan };
+    let document =
+        matches!(options.output, OutputFormat::Json | OutputFormat::Yaml).then(|| view.body(&context));
+    let mut executed = {
+        let bar = Bar::of(ui, "pruning", steps(&view.summary()));
+        let tools = Tools {
+            cluster: &cluster,
+            scope: &look::scope(&options.prune),
+            registry: registry.as_ref(),
+            caches: caches.as_ref(),
+            workers: options.num_workers.get(),
+            stop: stop.clone(),
+            tell: &teller(ui, &bar, caches.as_ref(), lines),
+        };
+        execute::execute(tools, &plan, inventory).await
     };
-    let document = matches!(options.output, OutputFormat::Json | OutputFormat::Yaml)
-        .then(|| View { inventory: &inventory, plan: &plan }.body(&context));
-    let mut executed = execute::execute(tools, &plan, inventory).await;
     let mut cache = CacheOutcome::from_plan(cache_plan);
     match (caches, &registry) {
         (Some(caches), Some(registry)) => {
@@ -252,6 +275,8 @@ async fn prune(
                 ));
                 Meanwhile::default()
             });
+            let finishing = Arc::new(Bar::endless(ui, "cache step"));
+            let events = cache_events(ui, Some(&finishing));
             cache = caches.finish(&cluster, &meanwhile, &events, stop.clone()).await;
             // Pushes go on, and one that was under way may have left something in a cache after it was looked at.
             for _ in 0..LOOKS {
@@ -263,6 +288,7 @@ async fn prune(
                 }
                 cache = caches.finish(&cluster, &meanwhile, &events, stop.clone()).await;
             }
+            drop((events, finishing));
             executed.outcome.broken = execute::broken_images(registry, &meanwhile).await;
             ui.before_abort(None);
             let is_left = cache.needed && cache.plan.replicas == ReplicaStep::Leave;
@@ -305,12 +331,54 @@ fn repeat_flush(options: &Options, kept: Option<&KeptResult>) -> String {
     line + &cache.place.flags() + &registry.flags() + &connection.flags()
 }
 
-/// What the cache step tells goes to stderr.
-fn cache_events(ui: &Arc<Ui>) -> cache::Tell {
-    let ui = ui.clone();
+/// Tells of each change as it happens: on the bar, and with `lines` on stdout.
+fn teller<'a>(
+    ui: &'a Ui,
+    bar: &'a Bar,
+    caches: Option<&'a CacheStep>,
+    lines: bool,
+) -> impl Fn(Event<'_>) + Sync + 'a {
+    // Changes are told by many workers at once; a line must not be torn.
+    let one_at_a_time = Mutex::new(());
+    move |event| {
+        let _line = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Changed(_) | Event::Spared(_) => bar.step(),
+            Event::Failed(_) => bar.fail(),
+        }
+        if let Some(keys) = caches.and_then(CacheStep::evicted_keys) {
+            bar.note(&format!("{keys} Redis keys"));
+        }
+        match event {
+            Event::Changed(change) if lines => {
+                ui.result(|out| writeln!(out, "{}", text::change_line(change)));
+            }
+            Event::Changed(_) => {}
+            Event::Failed(failed) => ui.message(&text::failed_line(failed)),
+            Event::Spared(spared) => tracing::info!("{} stays: {}", spared.object, spared.reason),
+        }
+    }
+}
+
+/// How many changes a plan takes, if nothing comes between.
+fn steps(counts: &Counts) -> usize {
+    let Counts { images, image_streams, layer_links, manifest_links, blobs, .. } = counts;
+    images + image_streams + layer_links + manifest_links + blobs
+}
+
+/// What the cache step tells goes to stderr, and to a bar if there is one.
+fn cache_events(ui: &Arc<Ui>, bar: Option<&Arc<Bar>>) -> cache::Tell {
+    let (warn, ui, bar) = (ui.clone(), ui.clone(), bar.cloned());
+    let say = move |text: &str| ui.message(&format!("Cache step: {}", printable(text)));
     Arc::new(move |event| match event {
-        CacheEvent::Progress(text) => ui.message(&format!("Cache step: {}", printable(&text))),
-        CacheEvent::Warning(text) => ui.warning(&printable(&text)),
+        CacheEvent::Progress(text) => say(&text),
+        CacheEvent::Pods { replaced, total, text } => {
+            if let Some(bar) = bar.as_ref().filter(|_| total > 0) {
+                bar.note(&format!("{replaced} of {total} pods replaced"));
+            }
+            say(&text);
+        }
+        CacheEvent::Warning(text) => warn.warning(&printable(&text)),
     })
 }
 

@@ -31,6 +31,7 @@ pub(super) fn listen_to_signals(ui: Arc<Ui>) -> watch::Receiver<Option<Signal>> 
     tokio::spawn(async move {
         let mut signals = Signals::new();
         let first = signals.next().await;
+        ui.leave_prompt();
         if sender.send(Some(first)).is_ok() {
             ui.message("ending: what was begun is being finished; a second signal aborts at once");
         }

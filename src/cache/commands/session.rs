@@ -48,7 +48,9 @@ impl Session {
     /// Connects, and looks for the registry.
     pub(super) async fn open(access: &ClusterAccess, ui: &Arc<Ui>) -> Result<Self, Failure> {
         let cluster = Cluster::connect(&access.connection, &Environment::of_process()).await?;
-        let cluster = cluster.on_warning(ui.server_warnings());
+        let warnings = ui.clone();
+        let cluster = cluster
+            .on_warning(Arc::new(move |warning: &str| warnings.message(&format!("Warning: {warning}"))));
         let found = detect::discover(&cluster, &access.place).await;
         Ok(Self { cluster, found })
     }
@@ -63,8 +65,12 @@ impl Session {
             Some(url) => url.clone(),
             None => RegistryUrl::parse(&format!("https://{}:{PORT}", found.place.service_name()))?,
         };
+        let announce = {
+            let ui = ui.clone();
+            Arc::new(move |warning: &str| ui.warning(warning))
+        };
         let address = Address { url, origin: Origin::Flag };
-        let settings = Settings::of(&access.registry, cluster, address, ui.warnings());
+        let settings = Settings::of(&access.registry, cluster, address, announce);
         let registry = registry::for_replicas(settings, cluster.token_source()).await?;
         let registry = service_ca(cluster, &found.place, registry).await;
         let failed = |why: String| {
