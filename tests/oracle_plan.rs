@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot read its data fails")]
 
+#[path = "common/explained.rs"]
+mod explained;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -252,6 +255,38 @@ fn the_plan_is_the_reference_s_less_the_documented_differences() {
         Difference::MoreReferrers,
     ] {
         assert!(count.contains_key(&seen), "no recorded case shows {seen:?}");
+    }
+}
+
+#[test]
+fn an_explanation_says_of_every_image_what_the_plan_does_and_why() {
+    let mut images = 0;
+    for case in cases() {
+        let (read, epoch) = load(&case);
+        let flags = flags(&case, epoch);
+        let inventory = &read.inventory;
+        let plan = decide(inventory, &flags.rules);
+        let now = jiff::Timestamp::from_second(epoch).unwrap();
+        explained::agrees(inventory, &plan, now);
+        images += inventory.images.all().len();
+    }
+    println!("{images} images explained");
+}
+
+#[test]
+fn what_an_explanation_asks_to_change_is_enough() {
+    // Each takes several decisions about the whole cluster: a few images of every case.
+    const IMAGES: usize = 6;
+    for case in cases() {
+        let (read, epoch) = load(&case);
+        let flags = flags(&case, epoch);
+        let inventory = &read.inventory;
+        let plan = decide(inventory, &flags.rules);
+        let explainer = oc_prune_images::plan::explain::Explainer::new(inventory, &plan);
+        let all = inventory.images.all();
+        for image in all.iter().step_by((all.len() / IMAGES).max(1)) {
+            explained::changes_are_enough(inventory, &plan, &explainer.image(image.name));
+        }
     }
 }
 

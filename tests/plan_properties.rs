@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a generated cluster that cannot be read fails the test")]
 
+#[path = "common/explained.rs"]
+mod explained;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use oc_prune_images::inventory::{read_lists, read_lists_selecting};
 use oc_prune_images::model::{Inventory, Selector};
+use oc_prune_images::plan::explain::{Change, Explainer, apply, stuck};
 use oc_prune_images::plan::{ImageVerdict, ItemVerdict, Keep, Plan, Rules, Stage2, decide, named_blobs};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -484,5 +488,86 @@ proptest! {
             };
             prop_assert!(!deleted.contains(&name), "{name} differs and is deleted");
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_explanation_says_what_the_plan_does((world, (rules, selector)) in (worlds(), scoped_rules())) {
+        let inventory = read_scoped(&world, selector);
+        let plan = decide(&inventory, &rules);
+        explained::agrees(&inventory, &plan, jiff::Timestamp::from_second(NOW).unwrap());
+    }
+
+    #[test]
+    fn what_an_explanation_asks_to_change_is_enough((world, (rules, selector)) in (worlds(), scoped_rules())) {
+        let inventory = read_scoped(&world, selector);
+        let plan = decide(&inventory, &rules);
+        let explainer = Explainer::new(&inventory, &plan);
+        for image in inventory.images.all() {
+            explained::changes_are_enough(&inventory, &plan, &explainer.image(image.name));
+        }
+    }
+
+    #[test]
+    fn what_is_stuck_goes_with_no_value_above_0_and_frees_what_is_told((world, rules) in (worlds(), rules())) {
+        let inventory = read(&world.lists());
+        let Keep::Recent { tag_revisions, cutoff } = rules.keep else { unreachable!("the strategy makes no other") };
+        let with = |tag_revisions| Rules { keep: Keep::Recent { tag_revisions, cutoff }, ..rules.clone() };
+        let found = stuck(&inventory, &rules).unwrap();
+        let now = with(tag_revisions.max(1));
+        let blobs = |inventory: &Inventory| -> BTreeSet<_> {
+            decide(inventory, &now).images.iter().flat_map(|image| image.blobs.clone()).collect()
+        };
+        let before = blobs(&inventory);
+        let freed = |changes: &[Change]| -> u64 {
+            let after = blobs(&apply(&inventory, &now, changes).0);
+            after.difference(&before).filter_map(|blob| inventory.images.blob_bytes(*blob)).sum()
+        };
+        let mut all = Vec::new();
+        let mut named = BTreeSet::new();
+        for of_stream in &found.streams {
+            let stream = &inventory.streams[of_stream.stream];
+            let mut deleted = Vec::new();
+            for image in &of_stream.images {
+                named.insert(image.image);
+                prop_assert_eq!(stream.tags[image.tag].items.len(), 1);
+                let at = inventory.images.find(image.image).unwrap();
+                for (value, goes) in [(0, true), (1, false), (2, false), (7, false)] {
+                    let plan = decide(&inventory, &with(value));
+                    let tag = u32::try_from(image.tag).unwrap();
+                    let item = plan.streams[of_stream.stream].items.iter().find(|item| item.tag == tag).unwrap();
+                    prop_assert_eq!(matches!(item.verdict, ItemVerdict::Remove(_)), goes);
+                    prop_assert!(goes || plan.images[at].verdict != ImageVerdict::Delete);
+                }
+                if image.proposed {
+                    deleted.push(Change::DeleteTag { stream: of_stream.stream, tag: image.tag });
+                }
+            }
+            prop_assert_eq!(of_stream.freed, freed(&deleted));
+            all.extend(deleted);
+        }
+        prop_assert_eq!((found.images, found.freed), (named.len(), freed(&all)));
+    }
+}
+
+/// Rules of every kind: by revisions and by size, with a namespace and without; with the stream to be selected.
+fn scoped_rules() -> impl Strategy<Value = (Rules, Option<u8>)> {
+    let namespace = prop::option::weighted(0.2, prop_oneof![Just("ns"), Just("other")]);
+    let selected = prop::option::weighted(0.2, 0..5_u8);
+    (rules(), prop::bool::weighted(0.2), namespace, selected).prop_map(
+        |(rules, by_size, namespace, selected)| {
+            let keep = if by_size { Keep::WithinSizeLimit } else { rules.keep };
+            (Rules { keep, namespace: namespace.map(ToOwned::to_owned), ..rules }, selected)
+        },
+    )
+}
+
+fn read_scoped(world: &World, selected: Option<u8>) -> Inventory {
+    match selected {
+        Some(number) => read_selecting(&world.lists(), &format!("number={number}")),
+        None => read(&world.lists()),
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use oc_prune_images::cache::commands::check::CacheCheck;
 use oc_prune_images::cache::commands::status::CacheStatus;
 use oc_prune_images::report::document::{PrunePlan, PruneResult};
+use oc_prune_images::report::explain::Explanation;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
@@ -47,4 +48,9 @@ fn the_schema_of_the_cache_check_is_current() {
 #[test]
 fn the_schema_of_the_cache_status_is_current() {
     check("cache-status.json", &schema_of::<CacheStatus>());
+}
+
+#[test]
+fn the_schema_of_the_explanation_is_current() {
+    check("explanation.json", &schema_of::<Explanation>());
 }

@@ -6,6 +6,7 @@ mod cluster;
 mod completion;
 mod connection;
 pub mod duration;
+mod explain;
 mod man;
 mod options;
 mod parse;
@@ -23,7 +24,7 @@ mod values;
 mod tests;
 
 pub use completion::{Candidate, Completion, Source};
-pub use options::{CaBundle, Keep, Options, OutputFormat, PruneOptions, RegistryOptions};
+pub use options::{CaBundle, ExplainOptions, Keep, Options, OutputFormat, PruneOptions, RegistryOptions};
 pub use parse::{Invocation, commands, parse, parse_called_by};
 pub use place_files::{NewFile, PlaceFilesOptions};
 pub use selection::{keep_tag_revisions, keep_younger_than};

@@ -45,6 +45,25 @@ pub struct Options {
     pub connection: ConnectionOptions,
 }
 
+/// Everything that an explanation was asked for.
+#[derive(Debug, Clone)]
+pub struct ExplainOptions {
+    /// How the user calls the program, for hints.
+    pub program: String,
+    /// What to explain, as typed.
+    pub targets: Vec<String>,
+    /// `--stuck`: list images that no value of `--keep-tag-revisions` above 0 can prune.
+    pub stuck: bool,
+    /// The prune that is asked about.
+    pub prune: PruneOptions,
+    /// `--output`.
+    pub output: OutputFormat,
+    /// `-v`: 0 is silent, 10 the most.
+    pub verbosity: u8,
+    /// Which cluster, and as whom.
+    pub connection: ConnectionOptions,
+}
+
 /// What to prune; the rules are in `docs/decision.md`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruneOptions {

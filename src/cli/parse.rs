@@ -13,8 +13,9 @@ use super::{
     args::{PruneArgs, SUMMARY},
     cache, completion,
     completion::Completion,
+    explain::ExplainArgs,
     man,
-    options::Options,
+    options::{ExplainOptions, Options},
     place_files::PlaceFilesOptions,
     subcommand, validate,
 };
@@ -33,6 +34,8 @@ pub enum Invocation {
     Print(String),
     /// Plan a prune, and carry it out if [`Options::confirm`] says so.
     Prune(Box<Options>),
+    /// Say why images stay or go.
+    Explain(Box<ExplainOptions>),
     /// Ask the registry's replicas for what was deleted.
     CacheCheck(Box<CheckOptions>),
     /// Make the registry's Redis forget what was deleted.
@@ -80,6 +83,7 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
         match word.to_str() {
             Some(cache::WORD) => return cache::invocation(rest, program),
             Some("completion") => return subcommand::read::<completion::CompletionArgs>(named, program),
+            Some("explain") => return subcommand::read::<ExplainArgs>(named, program),
             Some("man") => return subcommand::read::<man::ManArgs>(named, program),
             Some("__complete") => {
                 return Ok(Invocation::Complete(Box::new(completion::words::complete(rest, program))));
@@ -110,6 +114,7 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
 #[must_use]
 pub fn commands(program: &str) -> Vec<clap::Command> {
     let mut commands = vec![command(program)];
+    commands.push(subcommand::command::<ExplainArgs>(program));
     commands.extend(cache::commands(program));
     commands.push(subcommand::command::<completion::CompletionArgs>(program));
     commands.push(subcommand::command::<man::ManArgs>(program));

@@ -127,6 +127,18 @@ impl Images {
         }
     }
 
+    /// These images as `change` makes them, without those that it answers `None` for.
+    #[must_use]
+    pub fn filtered(&self, change: impl Fn(&Image) -> Option<Image>) -> Self {
+        let mut images = Self { blob_bytes: self.blob_bytes.clone(), ..Self::default() };
+        for (position, image) in self.records.iter().enumerate() {
+            if let Some(image) = change(image) {
+                images.push(image, self.layers(position), self.manifests(position));
+            }
+        }
+        images
+    }
+
     /// Adds an image; `layers` and `manifests` of the record are filled in here. The first image of a name wins.
     ///
     /// # Panics

@@ -5,6 +5,7 @@
 mod danger;
 mod decide;
 mod differences;
+pub mod explain;
 mod references;
 mod repositories;
 

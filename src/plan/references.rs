@@ -21,6 +21,11 @@ impl Use {
         &inventory.referrers[self.referrer as usize]
     }
 
+    /// Takes the reference out of its object.
+    pub(super) fn forget(self, inventory: &mut Inventory) {
+        inventory.referrers[self.referrer as usize].mentions.remove(self.mention as usize);
+    }
+
     /// The reference in it.
     #[must_use]
     pub fn mention(self, inventory: &Inventory) -> &Mention {

@@ -284,7 +284,7 @@ pub struct InvalidEntry {
 }
 
 /// A time in seconds as RFC 3339; `None` for Go's zero time.
-fn time(seconds: i64) -> Option<String> {
+pub(super) fn time(seconds: i64) -> Option<String> {
     jiff::Timestamp::from_second(seconds).ok().filter(|_| seconds != i64::MIN).map(|time| time.to_string())
 }
 
@@ -636,10 +636,10 @@ impl<'a> View<'a> {
         self.plan.differences.iter().map(entry).collect()
     }
 
-    /// The plan as a document.
+    /// The cluster, and the rules of the decision.
     #[must_use]
-    pub fn body(&self, context: &Context) -> PlanBody {
-        let Context { server, now, ignore_invalid_refs, registry, warnings } = context;
+    pub fn metadata(&self, context: &Context) -> Metadata {
+        let Context { server, now, ignore_invalid_refs, registry, warnings: _ } = context;
         let rules = &self.plan.rules;
         let (keep_tag_revisions, cutoff) = match rules.keep {
             Keep::Recent { tag_revisions, cutoff } => (
@@ -648,22 +648,28 @@ impl<'a> View<'a> {
             ),
             Keep::WithinSizeLimit => (None, None),
         };
+        Metadata {
+            server: server.clone(),
+            now: now.to_string(),
+            keep_tag_revisions,
+            cutoff,
+            prune_over_size_limit: rules.keep == Keep::WithinSizeLimit,
+            all: rules.all,
+            namespace: rules.namespace.clone(),
+            selector: self.inventory.selector.as_ref().map(ToString::to_string),
+            prune_registry: rules.prune_registry,
+            ignore_invalid_refs: *ignore_invalid_refs,
+            registry: registry.clone(),
+        }
+    }
+
+    /// The plan as a document.
+    #[must_use]
+    pub fn body(&self, context: &Context) -> PlanBody {
         let doomed = self.doomed_blobs();
         let in_scope = |position: &usize| self.plan.streams[*position].verdict.is_in_scope();
         PlanBody {
-            metadata: Metadata {
-                server: server.clone(),
-                now: now.to_string(),
-                keep_tag_revisions,
-                cutoff,
-                prune_over_size_limit: rules.keep == Keep::WithinSizeLimit,
-                all: rules.all,
-                namespace: rules.namespace.clone(),
-                selector: self.inventory.selector.as_ref().map(ToString::to_string),
-                prune_registry: rules.prune_registry,
-                ignore_invalid_refs: *ignore_invalid_refs,
-                registry: registry.clone(),
-            },
+            metadata: self.metadata(context),
             summary: self.summary(),
             image_streams: (0..self.plan.streams.len())
                 .filter(in_scope)
@@ -680,7 +686,7 @@ impl<'a> View<'a> {
             reimports: self.reimport_counts(),
             missing_images: self.missing_images().into_iter().map(|(entry, _)| entry).collect(),
             invalid_references: self.invalid_references(),
-            warnings: warnings.clone(),
+            warnings: context.warnings.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod document;
+pub mod explain;
 mod human;
 mod reason;
 pub mod summary;

@@ -2,6 +2,7 @@
 
 mod complete;
 mod dialogue;
+mod explain;
 mod interactive;
 mod kept;
 mod look;
@@ -37,6 +38,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         Invocation::CacheFlush(options) => return flush_cache(&options, ui),
         Invocation::CacheSwitch(options) => return switch_caches(&options, ui),
         Invocation::CacheStatus(options) => return show_cache(&options, ui),
+        Invocation::Explain(options) => return start(options.verbosity, explain::run(&options, ui)),
         Invocation::Prune(options) => options,
     };
     start(options.verbosity, prune::run(&options, ui))
