@@ -543,7 +543,9 @@ fn authority_hints(settings: &Settings) -> Vec<String> {
             hints.insert(0, format!("or give the right to read the service CA: {}", rule.command()));
         }
         Further::System => hints.push(BY_PORT_FORWARD.to_owned()),
-        _ => {}
+        // Outside of the cluster the name may be somebody else's.
+        Further::None if settings.address.origin == Origin::Streams => hints.push(BY_PORT_FORWARD.to_owned()),
+        Further::None | Further::Service(_) => {}
     }
     hints
 }

@@ -28,9 +28,9 @@ pub use client::{Registry, no_token};
 pub use connect::{SERVICE_CA, Settings, connect, for_replicas};
 pub use freshness::{Evidence, Freshness};
 pub use name::is_repository;
-pub use reach::{reach, service_ca};
+pub use reach::{foresee, reach, service_ca};
 pub use security::{Allowance, Attempt, Condition, Protection, Reason, candidates};
 pub use transport::Limits;
-pub use via::{RegistryAccess, Via, Way};
+pub use via::{ForeseenWay, RegistryAccess, Via, Way};
 
 pub use crate::cluster::{Announce, Refresh, TokenSource};

@@ -16,6 +16,9 @@ use crate::text::{printable, sanitize};
 /// How long one pod may take to be forwarded to before the next one is tried.
 const FORWARD: Duration = Duration::from_secs(10);
 
+/// How long the list of the pods may take where one is forwarded to already: a connection has its own time.
+const LIST: Duration = Duration::from_secs(3);
+
 /// Leads connections to a pod that is ready: to the same one as long as it is. Clones share what is open.
 #[derive(Clone)]
 pub(super) struct Pods {
@@ -75,7 +78,13 @@ impl Pods {
     pub(super) async fn dial(&self) -> Result<(SocketAddr, String), NoPod> {
         let Inner { cluster, place, selector, announce, open } = &*self.inner;
         let mut open = open.lock().await;
-        let ready = ready(cluster, place, selector).await;
+        let ready = ready(cluster, place, selector);
+        let ready = match &open.current {
+            Some(_) => tokio::time::timeout(LIST, ready)
+                .await
+                .unwrap_or_else(|_| Err(NoPod::because("the registry's pods were not listed in time"))),
+            None => ready.await,
+        };
         if let Some((pod, forward)) = &open.current
             && forward.failure().is_none()
             // What cannot be asked may have stayed as it was.

@@ -2,17 +2,21 @@
 //! to the next way is decided in `via.rs`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use futures::future::join;
+use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 
-use super::address::{Address, Scheme};
+use super::address::{Address, Scheme, choose};
 use super::client::{Registry, token};
 use super::connect::{
     BY_PORT_FORWARD, EXPOSE, Further, OTHER_WAYS, Path, ROUTE, Settings, Trouble, try_connect,
 };
 use super::pods::{NoPod, Pods};
-use super::via::{Kind, Via, Way, routes};
+use super::via::{ForeseenWay, Kind, Routes, Via, Way, routes};
 use crate::cache::detect::{self, Place, Rule};
+use crate::cause::Cause;
 use crate::cluster::{ApiError, ApiRequest, Cluster, Refresh, Retry};
 use crate::error::Failure;
 use crate::text::sanitize;
@@ -83,27 +87,18 @@ fn nowhere(via: Via, failures: Vec<Failure>) -> Failure {
 /// Tries the routes that may be taken, in order.
 async fn by_route(cluster: &Cluster, place: &Place, settings: &Settings) -> Result<Registry, Trouble> {
     let Place { namespace, deployment: service } = place;
-    let path = format!("/apis/{ROUTE_GROUP}/v1/namespaces/{namespace}/routes");
     let none = |why: &str| {
         Failure::nothing_changed(format!("find a route to service {service} in namespace {namespace}: {why}"))
     };
     let leads_on = |failure: Failure| Trouble { failure, leads_on: true };
-    let answer = match cluster.request(ApiRequest::get(path)).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            let failure = none(&sanitize(&error.to_string()));
-            let failure = match error {
-                ApiError::Forbidden { .. } => {
-                    let rule = Rule::namespaced("list", ROUTE_GROUP, "routes", namespace);
-                    failure.hint(format!("for a route a right is missing: {}", rule.command()))
-                }
-                _ => failure,
-            };
-            return Err(leads_on(failure.hint(BY_PORT_FORWARD)));
+    let found = match routes_of(cluster, place, settings.force_insecure).await {
+        Ok(found) => found,
+        Err((why, rule)) => {
+            let right = rule.map(|rule| format!("for a route a right is missing: {}", rule.command()));
+            let hints = right.into_iter().chain([BY_PORT_FORWARD.to_owned()]);
+            return Err(leads_on(hints.fold(none(&why), Failure::hint)));
         }
     };
-    let found = routes(&answer.body, service, settings.force_insecure)
-        .map_err(|error| leads_on(none(&format!("the answer cannot be decoded: {error}"))))?;
     if found.usable.is_empty() {
         let why = if found.others.is_empty() { "there is none".to_owned() } else { found.others.join("; ") };
         return Err(leads_on(none(&why).hint(EXPOSE).hint(BY_PORT_FORWARD)));
@@ -119,6 +114,23 @@ async fn by_route(cluster: &Cluster, place: &Place, settings: &Settings) -> Resu
         }
     }
     Err(leads_on(nowhere(Via::Route, failures)))
+}
+
+/// Lists the routes that may be taken, and the others; else why not, and the right that is missing, if one is.
+async fn routes_of(
+    cluster: &Cluster,
+    place: &Place,
+    insecure: bool,
+) -> Result<Routes, (String, Option<Rule>)> {
+    let Place { namespace, deployment: service } = place;
+    let path = format!("/apis/{ROUTE_GROUP}/v1/namespaces/{namespace}/routes");
+    let answer = cluster.request(ApiRequest::get(path)).await.map_err(|error| {
+        let rule = Rule::namespaced("list", ROUTE_GROUP, "routes", namespace);
+        let rule = matches!(error, ApiError::Forbidden { .. }).then_some(rule);
+        (sanitize(&error.to_string()), rule)
+    })?;
+    routes(&answer.body, service, insecure)
+        .map_err(|error| (format!("the answer cannot be decoded: {}", sanitize(&error.to_string())), None))
 }
 
 /// Goes to a pod that is ready.
@@ -149,6 +161,60 @@ fn no_way(place: &Place, no_pod: &NoPod) -> Failure {
         [] => format!("see how its pods are: oc get pods -n {}", place.namespace),
         missing => format!("for a port-forward a right is missing: {}", Rule::command_of(missing)),
     })
+}
+
+/// How long an address has to take a connection.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// By which ways the registry could be reached from here, in the order in which they are tried: `pod` is the one that a
+/// port-forward would lead to, or why there is none. The registry is not asked, nor is the token shown to anybody.
+pub async fn foresee(cluster: &Cluster, place: &Place, pod: Result<String, String>) -> Vec<ForeseenWay> {
+    let (direct, route) = join(address(cluster), routes_of(cluster, place, false)).await;
+    let route = match route {
+        Ok(Routes { usable, others }) => match usable.into_iter().next() {
+            Some(route) => Ok(format!("route {}: {}", route.name, route.url)),
+            None if others.is_empty() => Err("there is none".to_owned()),
+            None => Err(others.join("; ")),
+        },
+        Err((why, rule)) => Err(rule.map_or(why, |rule| format!("a right is missing: {rule}"))),
+    };
+    vec![
+        ForeseenWay::new(Via::Direct, direct),
+        ForeseenWay::new(Via::Route, route),
+        ForeseenWay::new(Via::PortForward, pod),
+    ]
+}
+
+/// The registry's address as a stream names it, if it takes connections.
+async fn address(cluster: &Cluster) -> Result<String, String> {
+    #[derive(serde::Deserialize)]
+    struct List {
+        items: Vec<Stream>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Stream {
+        #[serde(default)]
+        status: Status,
+    }
+    #[derive(serde::Deserialize, Default)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Status {
+        docker_image_repository: String,
+    }
+    let request = ApiRequest::get("/apis/image.openshift.io/v1/imagestreams?limit=1");
+    let answer = cluster.request(request).await.map_err(|error| sanitize(&error.to_string()))?;
+    let list: List = serde_json::from_slice(&answer.body).map_err(|error| sanitize(&error.to_string()))?;
+    let named = list.items.into_iter().map(|stream| (0, stream.status.docker_image_repository));
+    let none: [&str; 0] = [];
+    let Ok(Address { url, .. }) = choose(None, named, none) else {
+        return Err("no image stream names it".to_owned());
+    };
+    let connection = TcpStream::connect((url.host(), url.port().unwrap_or(443)));
+    match tokio::time::timeout(CONNECT, connection).await {
+        Ok(Ok(_)) => Ok(url.to_string()),
+        Ok(Err(error)) => Err(format!("{url}: {}", Cause::of(&error))),
+        Err(_) => Err(format!("{url}: no connection within {CONNECT:?}")),
+    }
 }
 
 /// Reads the authority that signs the certificates of services (PEM), from the registry's own namespace: into that one

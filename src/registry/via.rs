@@ -132,6 +132,25 @@ impl RegistryAccess {
     }
 }
 
+/// A way to the registry, as far as it can be foreseen without asking the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeseenWay {
+    /// The word of `--registry-via` for it: `direct`, `route` or `port-forward`.
+    pub via: &'static str,
+    /// Whether it seems to lead there.
+    pub open: bool,
+    /// Where it leads, or why it does not.
+    pub detail: String,
+}
+
+impl ForeseenWay {
+    pub(super) fn new(via: Via, found: Result<String, String>) -> Self {
+        let open = found.is_ok();
+        Self { via: via.word(), open, detail: found.unwrap_or_else(|why| why) }
+    }
+}
+
 /// Whether a failure means that this way leads nowhere, so that the next one may be tried.
 ///
 /// Whatever came back from somebody is an answer, and shown: a certificate above all, for whoever stands in between

@@ -35,8 +35,7 @@ pub(super) struct Look {
 /// Connects to the cluster; what the server warns of is said.
 pub(super) async fn connect(options: &ConnectionOptions, ui: &Arc<Ui>) -> Result<Cluster, Failure> {
     let cluster = Cluster::connect(options, &Environment::of_process()).await?;
-    let ui = ui.clone();
-    Ok(cluster.on_warning(Arc::new(move |warning: &str| ui.message(&format!("Warning: {warning}")))))
+    Ok(cluster.on_warning(ui.server_warnings()))
 }
 
 /// Reads everything that a decision needs.

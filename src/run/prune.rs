@@ -173,11 +173,7 @@ async fn connect_registry(
     address: registry::Address,
     ui: &Arc<Ui>,
 ) -> Result<Registry, Failure> {
-    let announce = {
-        let ui = ui.clone();
-        Arc::new(move |warning: &str| ui.warning(warning))
-    };
-    let settings = Settings::of(&options.registry, cluster, address, announce);
+    let settings = Settings::of(&options.registry, cluster, address, ui.warnings());
     let registry = registry::reach(cluster, &options.cache.place, settings).await?;
     ui.message(&format!("Registry: {}, reached {}", registry.url(), registry.way()));
     Ok(registry)

@@ -67,6 +67,18 @@ impl Ui {
         self.message(&format!("warning: {text}"));
     }
 
+    /// Hears of what the run should be warned of.
+    pub fn warnings(self: &Arc<Self>) -> Arc<dyn Fn(&str) + Send + Sync> {
+        let ui = self.clone();
+        Arc::new(move |text| ui.warning(text))
+    }
+
+    /// Hears of what the API server warns of, and tells it as `oc` does.
+    pub fn server_warnings(self: &Arc<Self>) -> Arc<dyn Fn(&str) + Send + Sync> {
+        let ui = self.clone();
+        Arc::new(move |text| ui.message(&format!("Warning: {text}")))
+    }
+
     /// Keeps what is to be said if the run is aborted from here on.
     pub fn before_abort(&self, text: Option<String>) {
         *self.before_abort.lock().unwrap_or_else(PoisonError::into_inner) = text;

@@ -180,19 +180,21 @@ fn a_cluster_that_does_not_answer_is_silence() {
     for server in [nobody.as_str(), &silent, "--server=https://host.invalid:6443", "--server=nonsense:"] {
         assert_eq!(shims.asked(SHIMS[0], &[server, "--namespace", ""]), ":4\n", "{server}");
     }
-    // Nor does a login program ask anybody anything, or get a word in.
-    let program = shims.bin().join("login");
-    fs::write(&program, "#!/bin/sh\necho 'Open a browser' >&2\nread -r word\nexit 1\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let config = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
-         clusters: [{{name: c, cluster: {{server: \"http://127.0.0.1:1\"}}}}]\nusers: [{{name: u, user: {{exec: \
-         {{apiVersion: client.authentication.k8s.io/v1, interactiveMode: IfAvailable, command: {}}}}}}}]\n",
-        program.display()
-    );
-    fs::write(shims.bin().join("config"), config).unwrap();
-    let kubeconfig = format!("--kubeconfig={}", shims.bin().join("config").display());
-    assert_eq!(shims.asked(SHIMS[0], &[&kubeconfig, "--namespace", ""]), ":4\n");
+    // Nor does a login program ask anybody anything, get a word in, or keep anybody waiting.
+    for script in ["echo 'Open a browser' >&2; read -r word; exit 1", "exec sleep 600"] {
+        let program = shims.bin().join("login");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let config = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: \"http://127.0.0.1:1\"}}}}]\nusers: [{{name: u, user: {{exec: \
+             {{apiVersion: client.authentication.k8s.io/v1, interactiveMode: IfAvailable, command: {}}}}}}}]\n",
+            program.display()
+        );
+        fs::write(shims.bin().join("config"), config).unwrap();
+        let kubeconfig = format!("--kubeconfig={}", shims.bin().join("config").display());
+        assert_eq!(shims.asked(SHIMS[0], &[&kubeconfig, "--namespace", ""]), ":4\n", "{script}");
+    }
     // A kubeconfig that is none.
     assert_eq!(shims.asked(SHIMS[0], &["--kubeconfig=/no/such/file", "--context", ""]), ":4\n");
 }

@@ -68,6 +68,17 @@ fn a_release_has_checksums_an_sbom_and_the_manifest() {
     assert_eq!(release["jobs"]["publish"]["needs"], json!(["ci", "package"]));
 }
 
+/// Two providers of cryptography in one process make rustls refuse to choose, and the build need more than a C compiler.
+#[test]
+fn a_release_links_one_provider_of_cryptography() {
+    let lock = std::fs::read_to_string(repository().join("Cargo.lock")).unwrap();
+    let has = |name: &str| lock.contains(&format!("\nname = \"{name}\"\n"));
+    assert!(has("ring"));
+    for other in ["aws-lc-rs", "aws-lc-sys", "openssl", "openssl-sys", "native-tls"] {
+        assert!(!has(other), "{other}");
+    }
+}
+
 #[test]
 fn jobs_may_do_no_more_than_they_have_to() {
     let pinned =

@@ -48,9 +48,7 @@ impl Session {
     /// Connects, and looks for the registry.
     pub(super) async fn open(access: &ClusterAccess, ui: &Arc<Ui>) -> Result<Self, Failure> {
         let cluster = Cluster::connect(&access.connection, &Environment::of_process()).await?;
-        let warnings = ui.clone();
-        let cluster = cluster
-            .on_warning(Arc::new(move |warning: &str| warnings.message(&format!("Warning: {warning}"))));
+        let cluster = cluster.on_warning(ui.server_warnings());
         let found = detect::discover(&cluster, &access.place).await;
         Ok(Self { cluster, found })
     }
@@ -65,12 +63,8 @@ impl Session {
             Some(url) => url.clone(),
             None => RegistryUrl::parse(&format!("https://{}:{PORT}", found.place.service_name()))?,
         };
-        let announce = {
-            let ui = ui.clone();
-            Arc::new(move |warning: &str| ui.warning(warning))
-        };
         let address = Address { url, origin: Origin::Flag };
-        let settings = Settings::of(&access.registry, cluster, address, announce);
+        let settings = Settings::of(&access.registry, cluster, address, ui.warnings());
         let registry = registry::for_replicas(settings, cluster.token_source()).await?;
         let registry = service_ca(cluster, &found.place, registry).await;
         let failed = |why: String| {

@@ -22,6 +22,7 @@ use crate::cli::OutputFormat;
 use crate::cluster::{ApiError, ApiRequest, Cluster, ConnectionOptions, Environment};
 use crate::error::Failure;
 use crate::execute::Signal;
+use crate::registry::{self, ForeseenWay};
 use crate::report::document::API_VERSION;
 use crate::text::{printable, time_text};
 use crate::ui::Ui;
@@ -64,6 +65,8 @@ pub struct CacheStatus {
     /// The replicas; absent if they could not be listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<Vec<ReplicaEntry>>,
+    /// By which ways the registry can be reached from here, in the order in which a prune tries them (`--registry-via`).
+    pub ways: Vec<ForeseenWay>,
     /// What the user may do of what the cache step may need.
     pub rights: Vec<RightEntry>,
     /// What could not be read. It may say anything.
@@ -306,9 +309,7 @@ fn way_word(way: Way) -> &'static str {
 /// Exit code 1 if the API server cannot be reached or refuses the login.
 pub async fn find(options: &StatusOptions, ui: &Arc<Ui>) -> Result<CacheStatus, Failure> {
     let cluster = Cluster::connect(&options.connection, &Environment::of_process()).await?;
-    let warnings = ui.clone();
-    let cluster =
-        cluster.on_warning(Arc::new(move |warning: &str| warnings.message(&format!("Warning: {warning}"))));
+    let cluster = cluster.on_warning(ui.server_warnings());
     // Everything else that fails is a part of the answer: not that there is no server to ask.
     match cluster.request(ApiRequest::get("/version")).await {
         Ok(_) | Err(ApiError::Forbidden { .. } | ApiError::NotFound { .. }) => {}
@@ -321,7 +322,24 @@ pub async fn find(options: &StatusOptions, ui: &Arc<Ui>) -> Result<CacheStatus, 
         place: options.place.clone(),
         redis: options.redis.clone(),
     };
-    Ok(document(cluster.server(), &foresee(&cluster, &cache_options).await))
+    let foreseen = foresee(&cluster, &cache_options).await;
+    let ways = registry::foresee(&cluster, &foreseen.found.place, forwarded_pod(&foreseen)).await;
+    Ok(document(cluster.server(), &foreseen, ways))
+}
+
+/// The pod that a port-forward would lead to.
+fn forwarded_pod(foreseen: &Foreseen) -> Result<String, String> {
+    let Foreseen { found, rights, .. } = foreseen;
+    let mut missing = rights
+        .0
+        .iter()
+        .filter(|right| right.rule.subresource == "portforward" && right.verdict == Verdict::Denied);
+    if let Some(right) = missing.next() {
+        return Err(format!("a right is missing: {}", right.rule));
+    }
+    let pods = found.pods.get().map(Vec::as_slice).unwrap_or_default();
+    let ready = pods.iter().find(|pod| pod.ready && !pod.terminating);
+    ready.map(|pod| format!("pod {}", pod.name)).ok_or_else(|| "no pod of the registry is ready".to_owned())
 }
 
 /// The failure of a run that a signal has ended.
@@ -334,7 +352,7 @@ pub fn interrupted(signal: Signal) -> Failure {
     }
 }
 
-fn document(server: &str, foreseen: &Foreseen) -> CacheStatus {
+fn document(server: &str, foreseen: &Foreseen, to_registry: Vec<ForeseenWay>) -> CacheStatus {
     let Foreseen { found, rights, ways, plan } = foreseen;
     CacheStatus {
         api_version: API_VERSION,
@@ -348,6 +366,7 @@ fn document(server: &str, foreseen: &Foreseen) -> CacheStatus {
             Reading::Absent => Some(Vec::new()),
             Reading::Unreadable { .. } => None,
         },
+        ways: to_registry,
         rights: rights.0.iter().map(right).collect(),
         unreadable: unreadable(found),
         cache_step: plan.clone(),
@@ -575,6 +594,9 @@ pub fn write_text(out: &mut dyn Write, status: &CacheStatus) -> io::Result<()> {
         tell_caches(caches, &mut lines);
     }
     tell_replicas(status, &mut lines);
+    if status.registry.state != "absent" {
+        tell_ways(status, &mut lines);
+    }
     tell_rights(status, &mut lines);
     lines.push(format!("Cache step: {}", status.cache_step.message));
     lines.extend(status.cache_step.left.iter().map(|left| format!("  left as it is: {left}")));
@@ -725,6 +747,15 @@ fn tell_replicas(status: &CacheStatus, lines: &mut Vec<String>) {
             lines.push(format!("  {}: {problem}", replica.pod));
         }
     }
+}
+
+fn tell_ways(status: &CacheStatus, lines: &mut Vec<String>) {
+    lines.push("Ways to the registry, of which the first that leads there is taken:".to_owned());
+    let row = |way: &ForeseenWay| {
+        let open = if way.open { "yes" } else { "no" };
+        vec![way.via.to_owned(), open.to_owned(), way.detail.clone()]
+    };
+    table(status.ways.iter().map(row).collect(), lines);
 }
 
 fn tell_rights(status: &CacheStatus, lines: &mut Vec<String>) {

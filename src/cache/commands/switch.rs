@@ -114,10 +114,7 @@ impl SwitchOptions {
 /// Exit code 1 if nothing was changed; 4 if something was, and it is not proven that it works.
 pub async fn switch(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     let cluster = Cluster::connect(&options.connection, &Environment::of_process()).await?;
-    let cluster = {
-        let ui = ui.clone();
-        cluster.on_warning(Arc::new(move |warning: &str| ui.message(&format!("Warning: {warning}"))))
-    };
+    let cluster = cluster.on_warning(ui.server_warnings());
     let ask = || {
         let (ui, can_ask) = (ui.clone(), std::io::stdin().is_terminal() && std::io::stderr().is_terminal());
         async move { if can_ask { Some(type_word(&ui).await) } else { None } }

@@ -364,6 +364,14 @@ fn questions(found: &Discovery) -> Vec<(Rule, &'static str)> {
             in_namespace("create", "pods").subresource("portforward"),
             "reach replicas from outside the cluster",
         ),
+        (
+            Rule::namespaced("list", "route.openshift.io", "routes", &place.namespace),
+            "reach the registry by a route",
+        ),
+        (
+            in_namespace("get", "configmaps").of("openshift-service-ca.crt"),
+            "verify replicas from outside the cluster",
+        ),
         (in_namespace("get", "services"), "reach a Redis from outside the cluster"),
         (workload_rule("patch", kind, place), "restart the replicas"),
         (operator_rule("get"), "restart what the operator manages"),
