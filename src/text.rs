@@ -2,6 +2,10 @@
 
 use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
+use jiff::SignedDuration;
+
+use crate::cli::duration;
+
 /// The longest text that is repeated in a message, in characters.
 const LONGEST: usize = 1024;
 
@@ -77,6 +81,16 @@ pub(crate) fn time_text(time: Duration) -> String {
     text
 }
 
+/// A length of time as `--keep-younger-than` takes it, without a unit that is 0: `30m`, `720h`, `1h30m`, `0`.
+pub(crate) fn age_text(age: SignedDuration) -> String {
+    if age.is_zero() {
+        return "0".to_owned();
+    }
+    let text = duration::format(age);
+    let text = text.strip_suffix("m0s").map_or_else(|| text.clone(), |rest| format!("{rest}m"));
+    text.strip_suffix("h0m").map_or_else(|| text.clone(), |rest| format!("{rest}h"))
+}
+
 /// Flags to repeat a command with, each with a blank in front, for a shell; those without a value are left out.
 #[must_use]
 pub(crate) fn flags<'a>(flags: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
@@ -133,6 +147,22 @@ mod tests {
         assert_eq!(quoted("a/b:c"), "a/b:c");
         assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn ages_read_as_flags_take_them() {
+        for (seconds, text) in [
+            (0, "0"),
+            (3600, "1h"),
+            (5400, "1h30m"),
+            (2_592_000, "720h"),
+            (1800, "30m"),
+            (3605, "1h0m5s"),
+            (5, "5s"),
+        ] {
+            assert_eq!(age_text(SignedDuration::from_secs(seconds)), text);
+            assert_eq!(duration::parse(text), Ok(SignedDuration::from_secs(seconds)));
+        }
     }
 
     #[test]

@@ -10,7 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use oc_prune_images::inventory::{read_lists, read_lists_selecting};
 use oc_prune_images::model::{Inventory, Selector};
 use oc_prune_images::plan::explain::{Change, Explainer, apply, stuck};
-use oc_prune_images::plan::{ImageVerdict, ItemVerdict, Keep, Plan, Rules, Stage2, decide, named_blobs};
+use oc_prune_images::plan::stays::stays;
+use oc_prune_images::plan::usage::{Amounts, Area, Level, Shown, storage_map, usage};
+use oc_prune_images::plan::{
+    ImageVerdict, ItemVerdict, Keep, Plan, Rules, Stage2, decide, named_blobs, what_if,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -141,7 +145,11 @@ impl World {
             let layers: Vec<Value> = if index {
                 Vec::new()
             } else {
-                image.layers.iter().map(|layer| json!({"name": digest("blob", *layer), "size": 10})).collect()
+                image
+                    .layers
+                    .iter()
+                    .map(|layer| json!({"name": digest("blob", *layer), "size": 10 + 7 * i64::from(*layer)}))
+                    .collect()
             };
             let manifests: Vec<Value> = if index {
                 image.manifests.iter().map(|manifest| json!({"digest": digest("image", *manifest)})).collect()
@@ -219,6 +227,14 @@ impl PodSpec {
 fn pages(lists: &BTreeMap<&'static str, Vec<Value>>) -> Vec<(&'static str, Vec<u8>)> {
     let page = |items: &Vec<Value>| json!({ "items": items }).to_string().into_bytes();
     lists.iter().map(|(resource, items)| (*resource, page(items))).collect()
+}
+
+/// The lists with every other stream in a namespace of its own.
+fn in_two_namespaces(mut lists: BTreeMap<&'static str, Vec<Value>>) -> BTreeMap<&'static str, Vec<Value>> {
+    for stream in lists.get_mut("imagestreams").unwrap().iter_mut().step_by(2) {
+        stream["metadata"]["namespace"] = "other".into();
+    }
+    lists
 }
 
 fn read(lists: &BTreeMap<&'static str, Vec<Value>>) -> Inventory {
@@ -487,6 +503,109 @@ proptest! {
                 Object::Blob(id) => format!("blob {}", text(id)),
             };
             prop_assert!(!deleted.contains(&name), "{name} differs and is deleted");
+        }
+    }
+
+    #[test]
+    fn storage_is_divided_without_a_rest((world, rules) in (worlds(), rules())) {
+        let inventory = read(&in_two_namespaces(world.lists()));
+        let plan = decide(&inventory, &rules);
+        let all = (0..inventory.images.all().len()).flat_map(|image| named_blobs(&inventory, image));
+        let all: BTreeSet<_> = all.filter(|blob| inventory.names.is_digest(*blob)).collect();
+        let bytes: u64 = all.iter().filter_map(|blob| inventory.images.blob_bytes(*blob)).sum();
+        let mut totals = Vec::new();
+        for level in [Level::Namespace, Level::Stream, Level::Tag] {
+            let found = usage(&inventory, &plan, level, &Shown::all());
+            prop_assert_eq!(
+                (found.total.images, found.total.blobs, found.total.bytes),
+                (inventory.images.all().len(), all.len(), bytes)
+            );
+            prop_assert_eq!(found.total.prunable_bytes, plan.counts(&inventory).bytes);
+            prop_assert_eq!(found.total.prunable_images, plan.counts(&inventory).images);
+            let unique: u64 = found.holders.iter().map(|(_, amounts)| amounts.unique_bytes).sum();
+            prop_assert_eq!(found.total.unique_bytes, unique);
+            for amounts in found.holders.iter().map(|(_, amounts)| amounts).chain([&found.total]) {
+                let Amounts { bytes, unique_bytes, referenced_bytes, prunable_bytes, imported_bytes, .. } = *amounts;
+                prop_assert!(unique_bytes <= bytes && imported_bytes <= bytes);
+                // What is in use never goes.
+                prop_assert!(referenced_bytes + prunable_bytes <= bytes);
+                prop_assert!(amounts.unique_prunable_bytes <= unique_bytes.min(prunable_bytes));
+                prop_assert!(bytes <= found.total.bytes);
+            }
+            totals.push(Amounts { unique_bytes: 0, unique_prunable_bytes: 0, ..found.total });
+        }
+        totals.dedup();
+        prop_assert_eq!(totals.len(), 1);
+        let none = usage(&inventory, &plan, Level::Stream, &Shown::of(&inventory, Some("elsewhere")));
+        prop_assert_eq!((none.holders.len(), none.total), (0, Amounts::default()));
+        for namespace in ["ns", "other"] {
+            let one = usage(&inventory, &plan, Level::Namespace, &Shown::of(&inventory, Some(namespace)));
+            prop_assert!(one.holders.len() <= 1);
+            for (_, amounts) in &one.holders {
+                prop_assert_eq!(amounts, &one.total);
+            }
+        }
+    }
+
+    #[test]
+    fn the_map_of_the_storage_adds_up((world, rules, seed) in (worlds(), rules(), any::<u8>())) {
+        let inventory = read(&in_two_namespaces(world.lists()));
+        let plan = decide(&inventory, &rules);
+        let some = Shown::streams((0..inventory.streams.len()).map(|number| seed >> number & 1 == 1));
+        for shown in [Shown::all(), some] {
+            let map = storage_map(&inventory, &plan, &shown);
+            let add = |one: Area, other: &Area| Area {
+                bytes: one.bytes + other.bytes,
+                prunable: one.prunable + other.prunable,
+            };
+            let namespaces = map.namespaces.iter();
+            let parts = namespaces
+                .flat_map(|namespace| namespace.streams.iter().map(|(_, area)| area).chain([&namespace.shared]))
+                .chain([&map.shared, &map.untagged]);
+            let sum = parts.fold(Area::default(), add);
+            prop_assert_eq!(sum, map.total);
+            let total = usage(&inventory, &plan, Level::Tag, &shown).total;
+            prop_assert_eq!(map.total, Area { bytes: total.bytes, prunable: total.prunable_bytes });
+        }
+    }
+
+    #[test]
+    fn what_stays_has_a_reason_and_counts_once((world, rules) in (worlds(), rules())) {
+        let inventory = read(&world.lists());
+        let plan = decide(&inventory, &rules);
+        let stays = stays(&inventory, &plan);
+        let freed = plan.counts(&inventory);
+        let kept: usize = stays.iter().map(|stays| stays.images).sum();
+        prop_assert_eq!(kept + freed.images, inventory.images.all().len());
+        let total = usage(&inventory, &plan, Level::Stream, &Shown::all()).total.bytes;
+        let bytes: u64 = stays.iter().map(|stays| stays.bytes).sum();
+        if rules.prune_registry {
+            prop_assert_eq!(bytes + freed.bytes, total);
+        }
+    }
+
+    #[test]
+    fn what_if_says_what_a_plan_with_these_values_says((world, rules) in (worlds(), rules())) {
+        let inventory = read(&world.lists());
+        let ages = [0_i64, 1, 30, 90, 300];
+        let combinations: Vec<Keep> = (0..5)
+            .flat_map(|tag_revisions| {
+                ages.map(|hours| Keep::Recent { tag_revisions, cutoff: i128::from(NOW - hours * 3600) * 1_000_000_000 })
+            })
+            .collect();
+        let freed = what_if(&inventory, &rules, &combinations);
+        prop_assert_eq!(freed.len(), combinations.len());
+        for (freed, keep) in freed.iter().zip(&combinations) {
+            let plan = decide(&inventory, &Rules { keep: *keep, ..rules.clone() });
+            prop_assert_eq!((freed.keep, freed.counts), (*keep, plan.counts(&inventory)));
+            prop_assert_eq!(freed.invalid_references, plan.references.invalid().len());
+        }
+        for (position, less) in freed.iter().enumerate() {
+            // Further down and further right more is kept.
+            let more = [Some(position + ages.len()), (position % ages.len() + 1 < ages.len()).then_some(position + 1)];
+            for more in more.into_iter().flatten().filter_map(|more| freed.get(more)) {
+                prop_assert!(more.counts.images <= less.counts.images && more.counts.bytes <= less.counts.bytes);
+            }
         }
     }
 }

@@ -8,6 +8,8 @@ use oc_prune_images::cache::commands::check::CacheCheck;
 use oc_prune_images::cache::commands::status::CacheStatus;
 use oc_prune_images::report::document::{PrunePlan, PruneResult};
 use oc_prune_images::report::explain::Explanation;
+use oc_prune_images::report::usage::Usage;
+use oc_prune_images::report::what_if::WhatIf;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
@@ -53,4 +55,14 @@ fn the_schema_of_the_cache_status_is_current() {
 #[test]
 fn the_schema_of_the_explanation_is_current() {
     check("explanation.json", &schema_of::<Explanation>());
+}
+
+#[test]
+fn the_schema_of_the_usage_is_current() {
+    check("usage.json", &schema_of::<Usage>());
+}
+
+#[test]
+fn the_schema_of_the_what_if_is_current() {
+    check("what-if.json", &schema_of::<WhatIf>());
 }

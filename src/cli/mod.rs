@@ -17,14 +17,20 @@ mod registry;
 mod running;
 mod selection;
 mod subcommand;
+mod usage;
 mod validate;
 mod values;
+mod what_if;
 
 #[cfg(test)]
 mod tests;
 
 pub use completion::{Candidate, Completion, Source};
-pub use options::{CaBundle, ExplainOptions, Keep, Options, OutputFormat, PruneOptions, RegistryOptions};
+pub use options::{
+    CaBundle, ExplainOptions, Keep, LookFormat, Options, OutputFormat, PruneOptions, RegistryOptions,
+};
 pub use parse::{Invocation, commands, parse, parse_called_by};
 pub use place_files::{NewFile, PlaceFilesOptions};
 pub use selection::{keep_tag_revisions, keep_younger_than};
+pub use usage::UsageOptions;
+pub use what_if::WhatIfOptions;

@@ -158,3 +158,23 @@ impl OutputFormat {
         ("yaml", Self::Yaml),
     ];
 }
+
+/// The form of what a command that only looks writes to stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LookFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// A page for a browser.
+    Html,
+    /// A versioned JSON document.
+    Json,
+    /// The same document in YAML.
+    Yaml,
+}
+
+impl LookFormat {
+    /// All formats by the word that selects them, sorted as kubectl lists them.
+    pub const BY_NAME: [(&'static str, Self); 4] =
+        [("html", Self::Html), ("json", Self::Json), ("table", Self::Table), ("yaml", Self::Yaml)];
+}

@@ -17,7 +17,10 @@ use super::{
     man,
     options::{ExplainOptions, Options},
     place_files::PlaceFilesOptions,
-    subcommand, validate,
+    subcommand,
+    usage::{UsageArgs, UsageOptions},
+    validate,
+    what_if::{WhatIfArgs, WhatIfOptions},
 };
 use crate::{
     cache::commands::{
@@ -48,6 +51,10 @@ pub enum Invocation {
     Complete(Box<Completion>),
     /// Write files for other programs to find.
     PlaceFiles(Box<PlaceFilesOptions>),
+    /// Show where the registry's storage goes.
+    Usage(Box<UsageOptions>),
+    /// Show what other values would free.
+    WhatIf(Box<WhatIfOptions>),
 }
 
 /// Reads the arguments, the program's own name first.
@@ -88,6 +95,8 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
             Some("__complete") => {
                 return Ok(Invocation::Complete(Box::new(completion::words::complete(rest, program))));
             }
+            Some("usage") => return subcommand::read::<UsageArgs>(named, program),
+            Some("what-if") => return subcommand::read::<WhatIfArgs>(named, program),
             _ => {}
         }
     }
@@ -115,6 +124,7 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
 pub fn commands(program: &str) -> Vec<clap::Command> {
     let mut commands = vec![command(program)];
     commands.push(subcommand::command::<ExplainArgs>(program));
+    commands.extend([subcommand::command::<UsageArgs>(program), subcommand::command::<WhatIfArgs>(program)]);
     commands.extend(cache::commands(program));
     commands.push(subcommand::command::<completion::CompletionArgs>(program));
     commands.push(subcommand::command::<man::ManArgs>(program));

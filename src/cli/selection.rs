@@ -19,6 +19,16 @@ const KEEP_YOUNGER_THAN: SignedDuration = SignedDuration::from_mins(60);
 /// What is pruned and what stays, as typed.
 #[derive(Args)]
 pub(super) struct SelectionArgs {
+    #[command(flatten)]
+    keep: KeepArgs,
+
+    #[command(flatten)]
+    scope: ScopeArgs,
+}
+
+/// What stays although nothing uses it, as typed.
+#[derive(Args)]
+struct KeepArgs {
     /// How many revisions of each tag stay
     ///
     /// The newest ones stay, whatever their age. Default: 3.
@@ -38,7 +48,11 @@ pub(super) struct SelectionArgs {
     /// Excludes --keep-tag-revisions and --keep-younger-than.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     prune_over_size_limit: Option<String>,
+}
 
+/// What is looked at, as typed: all of the selection but for what is kept by number, age or size.
+#[derive(Args)]
+pub(super) struct ScopeArgs {
     /// Also images that were not pushed to the integrated registry
     ///
     /// With --all=false only images with the annotation openshift.io/image.managed are deleted. Default: true.
@@ -83,9 +97,16 @@ pub(super) struct SelectionArgs {
 impl SelectionArgs {
     /// Checks every value and fills in the defaults.
     pub(super) fn options(&self) -> Result<PruneOptions, Failure> {
+        self.scope.options(keep(&self.keep)?)
+    }
+}
+
+impl ScopeArgs {
+    /// Checks every value and fills in the defaults, with this as what stays.
+    pub(super) fn options(&self, keep: Keep) -> Result<PruneOptions, Failure> {
         Ok(PruneOptions {
             all: boolean("--all", self.all.as_deref())?.unwrap_or(true),
-            keep: keep(self)?,
+            keep,
             ignore_invalid_refs: switch("--ignore-invalid-refs", self.ignore_invalid_refs.as_deref())?,
             namespace: namespace(self.namespace.clone())?,
             selector: selector(self.selector.as_deref())?,
@@ -95,7 +116,24 @@ impl SelectionArgs {
     }
 }
 
-fn keep(args: &SelectionArgs) -> Result<Keep, Failure> {
+/// Values of `--keep-tag-revisions` with commas between them; sorted, each once.
+pub(super) fn list_of_revisions(words: &str) -> Result<Vec<u32>, Failure> {
+    let mut numbers = words.split(',').map(keep_tag_revisions).collect::<Result<Vec<u32>, Failure>>()?;
+    numbers.sort_unstable();
+    numbers.dedup();
+    Ok(numbers)
+}
+
+/// Values of `--keep-younger-than` with commas between them; sorted, each once.
+pub(super) fn list_of_ages(words: &str) -> Result<Vec<SignedDuration>, Failure> {
+    let mut ages =
+        words.split(',').map(keep_younger_than).collect::<Result<Vec<SignedDuration>, Failure>>()?;
+    ages.sort_unstable();
+    ages.dedup();
+    Ok(ages)
+}
+
+fn keep(args: &KeepArgs) -> Result<Keep, Failure> {
     let over_size = boolean("--prune-over-size-limit", args.prune_over_size_limit.as_deref())?;
     let revisions = args.keep_tag_revisions.as_deref().map(revisions).transpose()?;
     let younger = args.keep_younger_than.as_deref().map(younger).transpose()?;

@@ -96,11 +96,8 @@ fn output(word: Option<&str>) -> Result<OutputFormat, Failure> {
 }
 
 /// One of these formats, by its word.
-pub(super) fn output_of(
-    word: Option<&str>,
-    formats: &[(&str, OutputFormat)],
-) -> Result<OutputFormat, Failure> {
-    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(OutputFormat::default()) };
+pub(super) fn output_of<T: Copy + Default>(word: Option<&str>, formats: &[(&str, T)]) -> Result<T, Failure> {
+    let Some(word) = word.filter(|word| !word.is_empty()) else { return Ok(T::default()) };
     formats.iter().find(|(name, _)| *name == word).map(|(_, format)| *format).ok_or_else(|| {
         let names: Vec<&str> = formats.iter().map(|(name, _)| *name).collect();
         Failure::usage(format!(

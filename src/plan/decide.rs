@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::differences::{Differing, differences};
+use super::marks::Marks;
 use super::references::{References, StreamReferences, Use, difference_of_all};
-use super::{Difference, Keep, Rules};
+use super::{Counts, Difference, Keep, Rules};
 use crate::model::{Id, Image, Import, Inventory, Item, Stream};
 
 /// What is to be pruned, and why everything else stays.
@@ -230,14 +231,18 @@ pub(super) enum Safety {
 /// Decides about everything.
 #[must_use]
 pub fn decide(inventory: &Inventory, rules: &Rules) -> Plan {
+    let mut plan = decide_alone(inventory, rules);
+    plan.differences = differences(inventory, &plan);
+    plan
+}
+
+/// Decides about everything, without a look at what the reference implementation would do.
+pub(super) fn decide_alone(inventory: &Inventory, rules: &Rules) -> Plan {
     let references = References::collect(inventory, rules);
     let (mut decider, stage2) = Decider::new(inventory, rules, &references, Safety::Ours);
     let streams: Vec<_> = inventory.streams.iter().map(|stream| decider.stream(stream)).collect();
     let images = decider.images(&streams, stage2, |_| true);
-    let mut plan =
-        Plan { rules: rules.clone(), references, streams, images, stage2, differences: Vec::new() };
-    plan.differences = differences(inventory, &plan);
-    plan
+    Plan { rules: rules.clone(), references, streams, images, stage2, differences: Vec::new() }
 }
 
 /// What the reference implementation would decide from the same state.
@@ -252,6 +257,26 @@ pub(super) fn decide_as_reference(
 }
 
 impl Plan {
+    /// How much goes.
+    #[must_use]
+    pub fn counts(&self, inventory: &Inventory) -> Counts {
+        let mut counts = Counts::default();
+        for decision in &self.streams {
+            let removed = decision.removed();
+            counts.image_stream_tag_items += removed;
+            counts.image_streams += usize::from(removed > 0);
+            counts.layer_links += decision.layer_links.len();
+            counts.manifest_links += decision.manifest_links.len();
+        }
+        for decision in &self.images {
+            counts.images += usize::from(decision.verdict == ImageVerdict::Delete);
+            for blob in &decision.blobs {
+                counts.add_blob(inventory.images.blob_bytes(*blob));
+            }
+        }
+        counts
+    }
+
     /// Decides about one stream as it is now: for a stream that changed since it was read.
     #[must_use]
     pub fn decide_stream(&self, inventory: &Inventory, stream: &Stream) -> StreamDecision {
@@ -330,32 +355,6 @@ fn items(stream: &Stream) -> impl Iterator<Item = (u32, u32, &Item)> {
     (0..).zip(&stream.tags).flat_map(|(tag_position, tag)| {
         (0..).zip(&tag.items).map(move |(position, item)| (tag_position, position, item))
     })
-}
-
-/// Marks ids for one round; the next round starts with none marked, at no cost.
-#[derive(Debug)]
-struct Marks {
-    round_of: Vec<u32>,
-    round: u32,
-}
-
-impl Marks {
-    fn new(names: usize) -> Self {
-        Self { round_of: vec![0; names], round: 1 }
-    }
-
-    fn clear(&mut self) {
-        self.round += 1;
-    }
-
-    fn has(&self, id: Id) -> bool {
-        self.round_of[id.index()] == self.round
-    }
-
-    /// Marks the id; returns whether it was not marked before.
-    fn add(&mut self, id: Id) -> bool {
-        std::mem::replace(&mut self.round_of[id.index()], self.round) != self.round
-    }
 }
 
 struct Decider<'a> {

@@ -6,8 +6,12 @@ mod danger;
 mod decide;
 mod differences;
 pub mod explain;
+mod marks;
 mod references;
 mod repositories;
+pub mod stays;
+pub mod usage;
+mod what_if;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +24,7 @@ pub use decide::{
 pub use differences::{Differing, DifferingObject};
 pub use references::{InvalidReference, References, Use};
 pub use repositories::Repositories;
+pub use what_if::{Freed, what_if};
 
 /// What the flags ask for, with the cutoff worked out.
 #[derive(Debug, Clone, PartialEq, Eq)]

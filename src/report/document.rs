@@ -543,21 +543,7 @@ impl<'a> View<'a> {
     /// Numbers of what goes.
     #[must_use]
     pub fn summary(&self) -> Counts {
-        let mut summary = Counts::default();
-        for decision in &self.plan.streams {
-            let removed = decision.removed();
-            summary.image_stream_tag_items += removed;
-            summary.image_streams += usize::from(removed > 0);
-            summary.layer_links += decision.layer_links.len();
-            summary.manifest_links += decision.manifest_links.len();
-        }
-        for decision in &self.plan.images {
-            summary.images += usize::from(decision.verdict == ImageVerdict::Delete);
-            for blob in &decision.blobs {
-                summary.add_blob(self.inventory.images.blob_bytes(*blob));
-            }
-        }
-        summary
+        self.plan.counts(self.inventory)
     }
 
     fn stream_entry(&self, position: usize, doomed: &BTreeSet<Id>) -> StreamEntry {

@@ -4,10 +4,14 @@
 pub mod cache;
 pub mod document;
 pub mod explain;
+pub mod html;
 mod human;
 mod reason;
 pub mod summary;
+mod table;
 pub mod text;
+pub mod usage;
+pub mod what_if;
 
 pub use human::bytes;
 

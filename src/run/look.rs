@@ -10,7 +10,7 @@ use crate::cli::{self, PruneOptions};
 use crate::cluster::{ApiError, ApiRequest, ApiResponse, Cluster, ConnectionOptions, Environment, Retry};
 use crate::error::Failure;
 use crate::inventory::{self, Read, Scope};
-use crate::model::{Inventory, Target};
+use crate::model::{Inventory, Selector, Target};
 use crate::plan::{self, Plan, Reimport, Rules, Stage2, StreamVerdict};
 use crate::report::document::{InvalidEntry, ReferrerEntry, View};
 use crate::report::{bytes, printable, text};
@@ -93,6 +93,24 @@ pub(super) async fn user(cluster: &Cluster) -> String {
 }
 
 impl Look {
+    /// Makes every stream count, whatever `--selector` says, which is returned: for what shows a part of a whole.
+    pub(super) async fn select_all(
+        &mut self,
+        cluster: &Cluster,
+        options: &PruneOptions,
+    ) -> Result<Option<Selector>, Failure> {
+        let selector = self.inventory.selector.take();
+        if selector.is_some() {
+            for stream in &mut self.inventory.streams {
+                stream.selected = true;
+            }
+            let rules = rules(options, self.now);
+            let missing = plan::missing_images(&self.inventory, &rules, &self.inventory.streams);
+            inventory::add_appeared(cluster, &mut self.inventory, &missing).await?;
+        }
+        Ok(selector)
+    }
+
     /// Decides by these flags; with what the administrator should know of the plan.
     ///
     /// # Errors
@@ -136,7 +154,7 @@ pub(super) fn scope(options: &cli::PruneOptions) -> Scope {
     }
 }
 
-fn rules(options: &cli::PruneOptions, now: Timestamp) -> Rules {
+pub(super) fn rules(options: &cli::PruneOptions, now: Timestamp) -> Rules {
     let cli::PruneOptions {
         all,
         keep,

@@ -6,9 +6,12 @@ mod explain;
 mod interactive;
 mod kept;
 mod look;
+mod page;
 mod place_files;
 mod prune;
 mod signals;
+mod usage;
+mod what_if;
 
 use std::sync::Arc;
 
@@ -39,6 +42,8 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         Invocation::CacheSwitch(options) => return switch_caches(&options, ui),
         Invocation::CacheStatus(options) => return show_cache(&options, ui),
         Invocation::Explain(options) => return start(options.verbosity, explain::run(&options, ui)),
+        Invocation::Usage(options) => return start(options.verbosity, usage::run(&options, ui)),
+        Invocation::WhatIf(options) => return start(options.verbosity, what_if::run(&options, ui)),
         Invocation::Prune(options) => options,
     };
     start(options.verbosity, prune::run(&options, ui))

@@ -2,10 +2,15 @@
 
 use clap::Arg;
 
-use super::super::{options::OutputFormat, subcommand::FORMATS};
+use super::super::{
+    options::{LookFormat, OutputFormat},
+    subcommand::FORMATS,
+};
 use crate::{
     cache::{Extent, Strategy},
+    plan::usage::Level,
     registry::Via,
+    report::usage::SortBy,
 };
 
 /// What a flag's value can be.
@@ -49,10 +54,13 @@ pub(super) fn of(arg: &Arg, command: &str) -> Values {
     match (arg.get_long().unwrap_or_default(), kind) {
         ("output", "FORMAT") => Values::Known(match command {
             "" => words(OutputFormat::BY_NAME),
+            "usage" | "what-if" => words(LookFormat::BY_NAME),
             _ => words(FORMATS),
         }),
         ("registry-cache", _) => Values::Known(words(Strategy::BY_NAME)),
         ("registry-via", _) => Values::Known(words(Via::BY_NAME)),
+        ("by", "HOLDER") => Values::Known(words(Level::BY_NAME)),
+        ("sort", "COLUMN") => Values::Known(words(SortBy::BY_NAME)),
         ("check", _) => Values::Known(words(Extent::BY_NAME)),
         ("dry-run", kind) if kind != "BOOL" => {
             Values::Known(vec!["client", "server", "none", "true", "false"])

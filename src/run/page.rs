@@ -1,0 +1,97 @@
+//! `--report`: what the page shows is collected before anything is changed, and the file is written whole or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::look::{self, Look};
+use crate::cause::io_text;
+use crate::cli::PruneOptions;
+use crate::error::Failure;
+use crate::inventory::automatic_pruner::AutomaticPruner;
+use crate::plan;
+use crate::report::document::{Context, View};
+use crate::report::what_if::{Grid, WhatIf};
+use crate::text::sanitize;
+
+/// A file that is there under its name once it is complete.
+pub(super) struct PageFile {
+    path: PathBuf,
+    /// Beside it, so that it can take its name; gone when the run ends without a page.
+    temporary: PathBuf,
+    file: Option<File>,
+}
+
+impl PageFile {
+    /// Makes sure that the file can be written, before anything is read or changed.
+    ///
+    /// # Errors
+    /// It cannot, or something else than a file has its name.
+    pub(super) fn begin(path: &Path) -> Result<Self, Failure> {
+        // A link stays one: what it points to is replaced.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let failure = |cause: &str| {
+            Failure::nothing_changed(format!(
+                "write the report {}: {cause}",
+                sanitize(&path.to_string_lossy())
+            ))
+            .hint("name a file in a folder that you may write to: --report=report.html")
+        };
+        if target.exists() && !target.is_file() {
+            return Err(failure("it is there, and no regular file"));
+        }
+        let Some(name) = target.file_name() else { return Err(failure("this names no file")) };
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".{}.part", std::process::id()));
+        let temporary = target.with_file_name(temporary);
+        let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
+        let file = file.map_err(|error| failure(&io_text(&error)))?;
+        Ok(Self { path: target, temporary, file: Some(file) })
+    }
+
+    /// Writes the page and gives the file its name.
+    pub(super) fn finish(mut self, page: &str) -> Result<(), Failure> {
+        let written = match self.file.take() {
+            Some(mut file) => self.write(&mut file, page),
+            None => Ok(()),
+        };
+        written.map_err(|error| {
+            let path = sanitize(&self.path.to_string_lossy());
+            Failure::nothing_changed(format!("write the report {path}: {}", io_text(&error)))
+        })
+    }
+
+    fn write(&self, file: &mut File, page: &str) -> io::Result<()> {
+        file.write_all(page.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&self.temporary, &self.path)
+    }
+}
+
+impl Drop for PageFile {
+    fn drop(&mut self) {
+        // After a rename there is none; one that stays does no harm.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Decides for each combination of the grid, to which the automatic pruner's setting is added.
+pub(super) fn what_if(
+    look: &Look,
+    context: &Context,
+    options: &PruneOptions,
+    pruner: &AutomaticPruner,
+    mut grid: Grid,
+    view: View<'_>,
+) -> WhatIf {
+    grid.add_pruner(pruner);
+    let rules = look::rules(options, look.now);
+    let keep = |(tag_revisions, age): (u32, jiff::SignedDuration)| plan::Keep::Recent {
+        tag_revisions,
+        cutoff: look.now.as_nanosecond() - age.as_nanos(),
+    };
+    let combinations: Vec<plan::Keep> = grid.combinations().map(keep).collect();
+    let freed = plan::what_if(&look.inventory, &rules, &combinations);
+    WhatIf::new(view.metadata(context), context.warnings.clone(), pruner, &grid, &freed)
+}
