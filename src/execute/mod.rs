@@ -35,15 +35,18 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM.
     Terminate,
+    /// SIGHUP: the terminal went away.
+    HangUp,
 }
 
 impl Signal {
-    /// `SIGINT` or `SIGTERM`.
+    /// `SIGINT`, `SIGTERM` or `SIGHUP`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Interrupt => "SIGINT",
             Self::Terminate => "SIGTERM",
+            Self::HangUp => "SIGHUP",
         }
     }
 
@@ -52,7 +55,7 @@ impl Signal {
     pub fn exit(self) -> Exit {
         match self {
             Self::Interrupt => Exit::Interrupted,
-            Self::Terminate => Exit::Terminated,
+            Self::Terminate | Self::HangUp => Exit::Terminated,
         }
     }
 }

@@ -108,7 +108,7 @@ pub struct Outcome {
     /// Images that were pushed meanwhile and lack a blob.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub broken: Vec<BrokenImage>,
-    /// The signal that ended the run early: `SIGINT` or `SIGTERM`.
+    /// The signal that ended the run early: `SIGINT`, `SIGTERM`, or `SIGHUP` at a terminal that went away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupted: Option<&'static str>,
 }

@@ -32,7 +32,7 @@ pub(super) async fn run(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<Exit, 
 
 async fn explain(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<Explanation, Failure> {
     let cluster = look::connect(&options.connection, ui).await?;
-    let look = look::read(&cluster, &options.prune, &look::log_reading).await?;
+    let look = look::read_and_show(&cluster, &options.prune, ui).await?;
     // What a prune would refuse to do without the flag can be explained all the same.
     let ignoring = PruneOptions { ignore_invalid_refs: true, ..options.prune.clone() };
     let (plan, more) = look.decide(&ignoring, ui)?;

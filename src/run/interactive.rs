@@ -51,7 +51,7 @@ impl Talk<'_> {
             self.show(&planned, &counts);
             loop {
                 let menu = dialogue::menu(&self.options.prune.keep, &counts);
-                let Some(next) = self.choose("What next?", &menu, 0).await? else { return Ok(None) };
+                let Some(next) = self.choose("What next", &menu, 0).await? else { return Ok(None) };
                 match next {
                     Next::Details => self.show_details(&planned),
                     Next::Proceed => return self.proceed(planned, counts, read).await,
@@ -203,7 +203,7 @@ impl Talk<'_> {
             })
             .collect();
         loop {
-            let Some(option) = self.choose("Which cache step?", &menu, at).await? else { return Ok(false) };
+            let Some(option) = self.choose("Which cache step", &menu, at).await? else { return Ok(false) };
             match option.effect {
                 Ok(_) => return caches.choose(&option).map(|()| true),
                 Err(why) => self.ui.message(&format!("{} is not possible: {}", option.step, printable(&why))),

@@ -380,7 +380,7 @@ fn cache_events(ui: &Arc<Ui>, bar: Option<&Arc<Bar>>) -> cache::Tell {
 
 fn exit_of(outcome: &Outcome, cache: &CacheOutcome) -> Exit {
     match outcome.interrupted {
-        Some("SIGTERM") => Exit::Terminated,
+        Some("SIGTERM" | "SIGHUP") => Exit::Terminated,
         Some(_) => Exit::Interrupted,
         None if cache.may_lie() => Exit::CacheMayLie,
         None if outcome.failures.is_empty() && outcome.broken.is_empty() => Exit::Done,

@@ -29,8 +29,9 @@ pub(super) async fn first_signal(stop: &mut watch::Receiver<Option<Signal>>) -> 
 pub(super) fn listen_to_signals(ui: Arc<Ui>) -> watch::Receiver<Option<Signal>> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
-        let mut signals = Signals::new();
+        let mut signals = Signals::new(&ui);
         let first = signals.next().await;
+        signals.forgive_hang_ups();
         ui.leave_prompt();
         if sender.send(Some(first)).is_ok() {
             ui.message("ending: what was begun is being finished; a second signal aborts at once");
@@ -46,29 +47,55 @@ pub(super) fn listen_to_signals(ui: Arc<Ui>) -> watch::Receiver<Option<Signal>> 
 struct Signals {
     #[cfg(unix)]
     terminate: Option<tokio::signal::unix::Signal>,
+    #[cfg(unix)]
+    hang_up: Option<tokio::signal::unix::Signal>,
 }
 
+#[cfg(unix)]
 impl Signals {
-    fn new() -> Self {
+    /// Of a terminal that goes away only those hear who sit at one: `nohup` wants the others to go on.
+    fn new(ui: &Ui) -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
         Self {
-            #[cfg(unix)]
-            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).ok(),
+            terminate: signal(SignalKind::terminate()).ok(),
+            hang_up: ui.can_ask().then(|| signal(SignalKind::hangup()).ok()).flatten(),
         }
     }
 
+    /// A terminal that goes away tells of it more than once, and means it once.
+    fn forgive_hang_ups(&mut self) {
+        self.hang_up = None;
+    }
+
     async fn next(&mut self) -> Signal {
-        #[cfg(unix)]
-        let terminate = async {
-            match &mut self.terminate {
-                Some(terminate) => terminate.recv().await,
+        async fn heard(signal: &mut Option<tokio::signal::unix::Signal>) {
+            match signal {
+                Some(signal) => {
+                    signal.recv().await;
+                }
                 None => std::future::pending().await,
             }
-        };
-        #[cfg(not(unix))]
-        let terminate = std::future::pending::<Option<()>>();
+        }
+        let Self { terminate, hang_up } = self;
         tokio::select! {
             _ = tokio::signal::ctrl_c() => Signal::Interrupt,
-            _ = terminate => Signal::Terminate,
+            () = heard(terminate) => Signal::Terminate,
+            () = heard(hang_up) => Signal::HangUp,
         }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new(_: &Ui) -> Self {
+        Self {}
+    }
+
+    fn forgive_hang_ups(&mut self) {}
+
+    async fn next(&mut self) -> Signal {
+        // It fails only where there are no signals at all.
+        let _ = tokio::signal::ctrl_c().await;
+        Signal::Interrupt
     }
 }

@@ -36,7 +36,8 @@ pub(super) struct Bars {
 
 impl Default for Bars {
     fn default() -> Self {
-        let term = Term::stderr();
+        // Buffered, so that a line is drawn at once.
+        let term = Term::buffered_stderr();
         let target = if term.is_term() && !console::is_dumb() {
             ProgressDrawTarget::term_like(Box::new(Screen(term)))
         } else {
@@ -94,12 +95,18 @@ impl Counters {
             let room = self.ui.terminal.width().saturating_sub(NUMBERS + 1).clamp(8, 44);
             let template = format!("{{prefix:{room}}} {{count:>9}} {{rate:>9}}");
             let bar = self.ui.bars.add(ProgressBar::no_length().with_style(style(&template)));
-            bar.set_prefix(truncate_str(name, room, "...").into_owned());
+            bar.set_prefix(short(name, room));
             bar
         });
         bar.set_position(count as u64);
         bar.tick();
     }
+}
+
+/// A resource without its group where there is no room for that.
+fn short(name: &str, room: usize) -> String {
+    let short = if name.len() > room { name.split('.').next().unwrap_or(name) } else { name };
+    truncate_str(short, room, "...").into_owned()
 }
 
 impl Drop for Counters {
@@ -295,5 +302,24 @@ impl TermLike for Screen {
 
     fn flush(&self) -> io::Result<()> {
         lost(self.0.flush())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_needs_room() {
+        assert_eq!(short("images.image.openshift.io", 44), "images.image.openshift.io");
+        assert_eq!(short("images.image.openshift.io", 19), "images");
+        assert_eq!(short("replicationcontrollers", 19), "replicationcontr...");
+    }
+
+    #[test]
+    fn slow_rates_have_a_fraction() {
+        for (rate, text) in [(0.25, "0.2/s"), (9.9, "9.9/s"), (12.4, "12/s"), (4155.0, "4155/s")] {
+            assert_eq!(Rate(rate).to_string(), text);
+        }
     }
 }

@@ -17,14 +17,19 @@ use std::sync::mpsc::channel;
 
 use common::objects::{KEEP_ONE, digest, shop};
 use http::{Method, StatusCode};
+use sandbox::api::restarter;
 use sandbox::fault::{Action, Answer, Fault};
 use sandbox::log::Server;
-use sandbox::{Cluster, ClusterConfig};
+use sandbox::{Cluster, ClusterConfig, Pace};
 use terminal::{CTRL_C, CTRL_D, DOWN, END, ENTER, ESC, Setup, Terminal};
 
 /// The shop behind a registry with two replicas.
 fn cluster() -> Cluster {
-    let cluster = Cluster::start(ClusterConfig { replicas: 2, ..ClusterConfig::default() });
+    filled(ClusterConfig { replicas: 2, ..ClusterConfig::default() })
+}
+
+fn filled(config: ClusterConfig) -> Cluster {
+    let cluster = Cluster::start(config);
     cluster.sandbox().load_objects(shop().into());
     cluster.seed_registry();
     cluster
@@ -74,14 +79,14 @@ fn at(cluster: &Cluster, stage: Stage) -> Terminal {
 }
 
 fn go_to(terminal: &mut Terminal, stage: Stage) {
-    terminal.sees("What next?").sees("Quit, change nothing");
+    terminal.sees("What next").sees("Quit, change nothing");
     match stage {
         Stage::Menu => {}
         Stage::Value => {
             terminal.press(&[DOWN, DOWN, ENTER]).sees("--keep-tag-revisions (");
         }
         Stage::Step => {
-            terminal.press(&[DOWN, ENTER]).sees("Which cache step?").sees("none");
+            terminal.press(&[DOWN, ENTER]).sees("Which cache step").sees("none");
         }
         Stage::Confirmation => {
             go_on_to_the_end(terminal);
@@ -95,7 +100,7 @@ fn go_to(terminal: &mut Terminal, stage: Stage) {
 }
 
 fn go_on_to_the_end(terminal: &mut Terminal) {
-    terminal.press(&[DOWN, ENTER]).sees("Which cache step?").sees("none").press(&[ENTER]);
+    terminal.press(&[DOWN, ENTER]).sees("Which cache step").sees("none").press(&[ENTER]);
 }
 
 #[test]
@@ -142,7 +147,7 @@ fn details_show_what_goes_and_lead_back() {
         .press(&[ENTER])
         .sees("Image stream shop/web: 1 of 4 items go")
         .sees("beyond --keep-tag-revisions=3");
-    terminal.sees("What next?").sees("Quit").press(&["q"]);
+    terminal.sees("What next").sees("Quit").press(&["q"]);
     terminal.ends(0).saw("no changes made");
     is_unchanged(&cluster);
 }
@@ -177,7 +182,7 @@ fn ctrl_c_ends_every_question() {
 #[test]
 fn signals_from_elsewhere_leave_the_terminal_as_it_was() {
     let cluster = cluster();
-    for (name, code) in [("TERM", 143), ("INT", 130)] {
+    for (name, code) in [("TERM", 143), ("INT", 130), ("HUP", 143)] {
         for stage in [Stage::Menu, Stage::Value, Stage::Confirmation] {
             let mut terminal = at(&cluster, stage);
             terminal.signal(name);
@@ -194,7 +199,7 @@ fn ctrl_c_ends_the_reading() {
     cluster.sandbox().faults().add(hang);
     let mut terminal = setup(&cluster).start();
     terminal.sees("images.image.openshift.io").sees("7").press(&[CTRL_C]);
-    terminal.ends(130).saw("error: prune: ended by SIGINT - no changes made").did_not_see("What next?");
+    terminal.ends(130).saw("error: prune: ended by SIGINT - no changes made").did_not_see("What next");
     is_unchanged(&cluster);
 }
 
@@ -249,7 +254,7 @@ fn every_danger_is_named() {
     terminal.sees("DANGER   --keep-tag-revisions=0 keeps no revision of any tag");
     terminal.sees("DANGER   --ignore-invalid-refs: 1 reference(s) do not parse");
     terminal.sees("DANGER   6 of 7 images go, more than half");
-    terminal.sees("DANGER   image stream shop/api would have no tag left").sees("What next?").sees("Quit");
+    terminal.sees("DANGER   image stream shop/api would have no tag left").sees("What next").sees("Quit");
     terminal.press(&[ESC]);
     terminal.ends(0).saw("no changes made");
     is_unchanged(&cluster);
@@ -271,9 +276,40 @@ fn another_cache_step_can_be_chosen() {
     let cluster = cluster();
     let mut terminal = at(&cluster, Stage::Step);
     terminal.press(&[DOWN, DOWN, ENTER]).sees("flush is not possible: the registry has no Redis");
-    terminal.sees("Which cache step?").sees("none").press(&[END, ENTER]);
+    terminal.sees("Which cache step").sees("none").press(&[END, ENTER]);
     terminal.sees("Delete it now?").press(&["y"]);
     terminal.ends(0).saw("Cache step: none: the caches stay as they are").did_not_see("Cache step: done");
+}
+
+#[test]
+fn pods_are_counted_as_they_are_replaced() {
+    let config = ClusterConfig { replicas: 2, controller: Some(Pace::default()), ..ClusterConfig::default() };
+    let cluster = filled(config);
+    cluster.sandbox().access().grant("pruner", restarter());
+    let mut terminal = at(&cluster, Stage::Step);
+    terminal.press(&[DOWN, ENTER]).sees("Delete it now?").press(&["y"]);
+    terminal.sees("cache step").sees(" of 2 pods replaced");
+    terminal.ends(0).saw("Cache step: done (restart: ");
+}
+
+#[test]
+fn what_is_typed_too_early_is_no_answer() {
+    let cluster = cluster();
+    let (go_on, gate) = channel::<()>();
+    let gate = Mutex::new(gate);
+    let wait = Action::hook(move || {
+        // The sender is gone once there was enough typing.
+        let _ = gate.lock().unwrap().recv();
+    });
+    cluster.sandbox().faults().add(Fault::new(wait).server(Server::Api).path("/imagestreams?").times(1));
+    let mut terminal = setup(&cluster).start();
+    // The terminal itself shows what is typed while nobody takes keys.
+    terminal.sees("images.image.openshift.io").press(&["early", ENTER, "y", ENTER]).sees("early");
+    drop(go_on);
+    go_to(&mut terminal, Stage::Menu);
+    terminal.press(&[ESC]);
+    terminal.ends(0).saw("no changes made").did_not_see("Image stream shop/web");
+    is_unchanged(&cluster);
 }
 
 #[test]
@@ -285,7 +321,7 @@ fn the_registry_is_not_contacted_before_somebody_proceeds() {
     let asked = cluster.sandbox().request_log().filter(|entry| entry.server != Server::Api);
     assert!(asked.is_empty(), "{asked:#?}");
     terminal.press(&[DOWN, ENTER]);
-    terminal.ends(1).saw("error: ").saw("hint: ").saw("127.0.0.1:1").did_not_see("Which cache step?");
+    terminal.ends(1).saw("error: ").saw("hint: ").saw("127.0.0.1:1").did_not_see("Which cache step");
     is_unchanged(&cluster);
 }
 
@@ -295,11 +331,15 @@ fn what_is_said_on_the_command_line_is_not_asked() {
     for args in [&["--dry-run"][..], &["-o", "text"], &["--confirm=false"]] {
         let terminal = args.iter().fold(setup(&cluster), |setup, arg| setup.arg(*arg)).start();
         let ended = terminal.ends(0).saw("Dry run enabled - no modifications will be made");
-        ended.saw("Summary: would delete 2 image object(s)").did_not_see("What next?");
+        ended.saw("Summary: would delete 2 image object(s)").did_not_see("What next");
     }
     is_unchanged(&cluster);
     let terminal = setup(&cluster).arg(KEEP_ONE).arg("--confirm").start();
-    terminal.ends(0).saw("Summary: deleted 4 image object(s)").did_not_see("next?").did_not_see("step?");
+    terminal
+        .ends(0)
+        .saw("Summary: deleted 4 image object(s)")
+        .did_not_see("What next")
+        .did_not_see("Which cache step");
 }
 
 #[test]
@@ -309,7 +349,7 @@ fn invalid_references_stop_the_run() {
     let terminal = setup(&cluster).start();
     let ended =
         terminal.ends(1).saw("The following objects have invalid references").saw("pod/odd namespace=shop");
-    ended.saw("hint: prune without what these references protect").did_not_see("What next?");
+    ended.saw("hint: prune without what these references protect").did_not_see("What next");
 }
 
 /// The lines of the screen, none of which was too long from the plan on; what the server warns of, above it, is its own.
@@ -325,7 +365,7 @@ fn fits(terminal: &Terminal) -> Vec<String> {
 fn forty_columns_are_enough() {
     let cluster = cluster();
     let mut terminal = setup(&cluster).arg(KEEP_ONE).columns(40).start();
-    terminal.sees("PLAN").sees("What next?").sees("Quit, change nothing");
+    terminal.sees("PLAN").sees("What next").sees("Quit, change nothing");
     let lines = fits(&terminal);
     for expected in
         ["images", "shop/web", "WHAT STAYS, AND WHY", "newest revisions", "streams changed", "Proceed"]
@@ -375,9 +415,9 @@ fn a_locale_without_unicode_gets_ascii() {
 fn a_terminal_without_a_cursor_gets_numbers() {
     let cluster = cluster();
     let mut terminal = setup(&cluster).arg(KEEP_ONE).env("TERM", "dumb").start();
-    terminal.sees("What next?").sees("2) Proceed").sees("Number (1 to 5)").press(&["7", ENTER]);
+    terminal.sees("What next").sees("2) Proceed").sees("Number (1 to 5)").press(&["7", ENTER]);
     terminal.sees("Number (1 to 5)").press(&["2", ENTER]);
-    terminal.sees("Which cache step?").sees("1) evict").sees("Number (1 to 6)").press(&["1", ENTER]);
+    terminal.sees("Which cache step").sees("1) evict").sees("Number (1 to 6)").press(&["1", ENTER]);
     terminal.sees("Type the number of images that go").press(&["4", ENTER]);
     let ended = terminal.ends(0).saw("Summary: deleted 4 image object(s)");
     assert!(!ended.all.contains(&0x1b), "{}", String::from_utf8_lossy(&ended.all).escape_debug());
