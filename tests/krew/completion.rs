@@ -169,6 +169,25 @@ fn names_come_from_the_kubeconfig_and_the_cluster() {
 }
 
 #[test]
+fn targets_are_completed_step_by_step() {
+    let shims = Shims::install();
+    let cluster = Cluster::of(objects::shop());
+    let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig("admin").display());
+    let asked = |typed: &str| shims.asked(SHIMS[1], &["explain", "shop/api", &kubeconfig, typed]);
+    assert_eq!(asked("sh"), "shop/\n:6\n");
+    assert_eq!(asked("shop/"), "shop/api\nshop/web\n:4\n");
+    assert_eq!(asked("shop/w"), "shop/web\n:4\n");
+    assert_eq!(asked("shop/web:"), "shop/web:latest\n:4\n");
+    let mut digests = ["a", "b", "c", "d"].map(|name| format!("shop/web@{}\n", objects::digest(name)));
+    digests.sort();
+    assert_eq!(asked("shop/web@sha256"), digests.concat() + ":4\n");
+    for typed in ["shop/none:", "shop/../web:", "../shop/", "shop?x/", "shop/web:other"] {
+        assert_eq!(asked(typed), ":4\n", "{typed}");
+    }
+    assert!(cluster.changes().is_empty());
+}
+
+#[test]
 fn a_cluster_that_does_not_answer_is_silence() {
     let shims = Shims::install();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap();
