@@ -38,40 +38,31 @@ pub(super) async fn connect(options: &ConnectionOptions, ui: &Arc<Ui>) -> Result
     Ok(cluster.on_warning(ui.server_warnings()))
 }
 
-/// Reads everything that a decision needs.
+/// Reads everything that a decision needs; at a terminal the counts of the lists are seen meanwhile.
 ///
 /// # Errors
 /// A list that may not be read, an Image whose metadata cannot be decoded.
-pub(super) async fn read(
-    cluster: &Cluster,
-    options: &PruneOptions,
-    tell: &(dyn Fn(inventory::Event) + Sync),
-) -> Result<Look, Failure> {
-    let mut warnings = Vec::new();
-    let now = now(cluster, &mut warnings).await?;
-    let read = inventory::read(cluster, &scope(options), tell).await?;
-    let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more } = read;
-    warnings.extend(more);
-    refuse_undecodable(&undecodable)?;
-    let missing = plan::missing_images(&inventory, &rules(options, now), &inventory.streams);
-    inventory::add_appeared(cluster, &mut inventory, &missing).await?;
-    Ok(Look { inventory, repositories, managed_hosts, now, warnings })
-}
-
-/// [`read`], with the counts of each list at the terminal meanwhile.
 pub(super) async fn read_and_show(
     cluster: &Cluster,
     options: &PruneOptions,
     ui: &Arc<Ui>,
 ) -> Result<Look, Failure> {
     let counters = Counters::new(ui);
-    read(cluster, options, &|event| {
+    let tell = |event: inventory::Event| {
         if let inventory::Event::Progress(resource, count) = &event {
             counters.set(resource, *count);
         }
         log_reading(event);
-    })
-    .await
+    };
+    let mut warnings = Vec::new();
+    let now = now(cluster, &mut warnings).await?;
+    let read = inventory::read(cluster, &scope(options), &tell).await?;
+    let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more } = read;
+    warnings.extend(more);
+    refuse_undecodable(&undecodable)?;
+    let missing = plan::missing_images(&inventory, &rules(options, now), &inventory.streams);
+    inventory::add_appeared(cluster, &mut inventory, &missing).await?;
+    Ok(Look { inventory, repositories, managed_hosts, now, warnings })
 }
 
 /// Who the API server takes us for; where it does not say, the kubeconfig's name.
@@ -174,7 +165,7 @@ pub(super) fn rules(options: &cli::PruneOptions, now: Timestamp) -> Rules {
     Rules { keep, all: *all, namespace: namespace.clone(), prune_registry: *prune_registry }
 }
 
-pub(super) fn log_reading(event: inventory::Event) {
+fn log_reading(event: inventory::Event) {
     match event {
         inventory::Event::Progress(resource, count) => tracing::info!("{count} {resource} read"),
         inventory::Event::Restarted(resource) => tracing::info!("the list of {resource} starts again"),

@@ -29,7 +29,7 @@ pub(super) async fn run(options: &UsageOptions, ui: &Arc<Ui>) -> Result<Exit, Fa
 async fn show(options: &UsageOptions, ui: &Arc<Ui>) -> Result<(), Failure> {
     let file = options.report.as_deref().map(PageFile::begin).transpose()?;
     let cluster = look::connect(&options.connection, ui).await?;
-    let mut look = look::read(&cluster, &options.prune, &look::log_reading).await?;
+    let mut look = look::read_and_show(&cluster, &options.prune, ui).await?;
     let shown = Shown::of(&look.inventory, options.namespace.as_deref());
     // What is shown does not limit what is decided.
     let selector = look.select_all(&cluster, &options.prune).await?;

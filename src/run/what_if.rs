@@ -31,7 +31,7 @@ pub(super) async fn run(options: &WhatIfOptions, ui: &Arc<Ui>) -> Result<Exit, F
 async fn show(options: &WhatIfOptions, ui: &Arc<Ui>) -> Result<(), Failure> {
     let file = options.report.as_deref().map(PageFile::begin).transpose()?;
     let cluster = look::connect(&options.connection, ui).await?;
-    let look = look::read(&cluster, &options.prune, &look::log_reading).await?;
+    let look = look::read_and_show(&cluster, &options.prune, ui).await?;
     let pruner = automatic_pruner::read(&cluster).await;
     // The most cautious combination sees the most references: what does not parse for any does not for it.
     let (plan, more) = look.decide(&options.prune, ui)?;
