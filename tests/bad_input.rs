@@ -128,6 +128,27 @@ hint: days are no unit, use hours: --keep-younger-than=72h
 "#,
         ),
         (
+            &["--timeout=0"],
+            2,
+            r#"
+error: invalid argument "0" for "--timeout" flag: it must be greater than 0
+"#,
+        ),
+        (
+            &["--field-manager=a\tb"],
+            2,
+            r#"
+error: invalid argument "a\tb" for "--field-manager" flag: it must be at most 128 printable characters
+"#,
+        ),
+        (
+            &["--show-kept", "-oname"],
+            2,
+            r"
+error: --show-kept cannot be specified with --output=name
+",
+        ),
+        (
             &["-l", "app=web api"],
             2,
             r#"

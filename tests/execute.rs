@@ -466,6 +466,65 @@ fn a_signal_prints_the_summary_of_what_was_done() {
 }
 
 #[test]
+fn a_time_limit_ends_the_run_after_what_is_in_flight() {
+    // A machine under load may need longer than the first limit to get there.
+    for limit in [3, 60] {
+        let cluster = Cluster::of(shop());
+        let Gate { arrived, open } = gate(&cluster, Method::DELETE, ADMIN_BLOBS);
+        let timeout = format!("--timeout={limit}s");
+        let running = cluster.confirmed(&[KEEP_ONE, "--num-workers=1", "-ojson", &timeout]).start();
+        if arrived.recv_timeout(Duration::from_secs(limit + 1)).is_err() {
+            running.wait();
+            continue;
+        }
+        running.wait_until_it_says("ending: the time is over");
+        open.send(()).unwrap();
+        let ran = running
+            .wait()
+            .exits(124)
+            .says(&format!("error: the run was ended early by {timeout}: what was begun is finished"))
+            .says("\n  left: 3 image object(s), ")
+            .says("\nhint: run the same command again")
+            // The cache step comes nevertheless; this cluster knows of no registry whose caches could forget.
+            .says("warning: the registry's caches may still name the deleted blobs");
+        let document = ran.json();
+        assert_eq!(document["result"]["interrupted"], "timeout");
+        assert_eq!(document["result"]["left"]["images"], 3, "{ran}");
+        assert_eq!(cluster.changes().images.len(), 1, "only the image that was begun goes\n{ran}");
+
+        cluster.prune(&[KEEP_ONE]).exits(0);
+        assert_eq!(cluster.images(), digests(&["a", "c", "e"]));
+        return;
+    }
+    panic!("not even the longer limit was long enough");
+}
+
+#[test]
+fn a_time_limit_that_is_over_before_the_first_change_changes_nothing() {
+    let cluster = Cluster::of(shop());
+    let Gate { arrived: _arrived, open } = gate(&cluster, Method::GET, "/pods?");
+    let ran = cluster.prune(&[KEEP_ONE, "--timeout=300ms"]).exits(124);
+    ran.says("error: prune: ended by --timeout=300ms - no changes made\n");
+    drop(open);
+    assert!(cluster.changes().is_empty());
+}
+
+#[test]
+fn changes_are_noted_under_the_name_of_the_field_manager() {
+    for (flag, query) in [
+        (None, "fieldManager=oc-prune-images"),
+        (Some("--field-manager=nightly prune"), "fieldManager=nightly+prune"),
+    ] {
+        let cluster = Cluster::of(shop());
+        let args: Vec<&str> = flag.into_iter().chain([KEEP_ONE]).collect();
+        cluster.prune(&args).exits(0);
+        let updates = cluster.sandbox.request_log().filter(|entry| entry.method == Method::PUT);
+        assert_eq!(updates.len(), 2);
+        assert!(updates.iter().all(|entry| entry.query == query), "{updates:#?}");
+    }
+}
+
+#[test]
 fn a_second_signal_aborts() {
     let cluster = Cluster::of(shop());
     let Gate { arrived, open } = gate(&cluster, Method::DELETE, ADMIN_BLOBS);

@@ -4,7 +4,9 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::path::Path;
+use std::process::Stdio;
 
 use common::Cluster;
 use common::objects::{HOST, KEEP_ONE, digest, hours_ago, image, pod, shop};
@@ -263,6 +265,79 @@ fn what_is_broken_is_listed_with_who_owns_it() {
     let missing = &document["missingImages"][0];
     assert_eq!((&missing["image"], &missing["decision"]), (&digest("e").into(), &"keep".into()));
     assert_eq!(missing["referrers"][0]["owner"], json!({ "kind": "job", "name": "api" }));
+}
+
+/// The value of a metric.
+fn metric(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("oc_prune_images_{name} ")))?;
+    Some(line.parse().unwrap())
+}
+
+#[test]
+fn numbers_of_every_run_are_in_the_metrics_file() {
+    let cluster = cluster();
+    let path = cluster.directory().join("prune.prom");
+    let flag = format!("--metrics-file={}", path.display());
+    let read = || std::fs::read_to_string(&path).unwrap();
+
+    cluster.dry_run(&[KEEP_ONE, IGNORE, &flag]).exits(0);
+    let text = read();
+    assert_eq!(metric(&text, "dry_run"), Some(1.0));
+    assert_eq!(metric(&text, r#"images{state="planned"}"#), Some(3.0));
+    assert_eq!(metric(&text, "last_success_timestamp_seconds"), None, "nothing was pruned yet\n{text}");
+    assert!(text.contains("\noc_prune_images_cache_step{step=\""), "{text}");
+
+    let forbidden = Answer::kubernetes(http::StatusCode::FORBIDDEN, "Forbidden", "images is forbidden: no");
+    let path_of_o = format!("/images/{}$", digest("b"));
+    cluster
+        .sandbox
+        .faults()
+        .add(Fault::new(Action::Answer(forbidden)).method(Method::DELETE).path(&path_of_o));
+    cluster.prune(&[KEEP_ONE, IGNORE, &flag]).exits(3);
+    let text = read();
+    assert_eq!(metric(&text, "exit_code"), Some(3.0));
+    assert_eq!(metric(&text, "failures"), Some(1.0));
+    assert_eq!(metric(&text, r#"images{state="failed"}"#), Some(1.0));
+    assert_eq!(metric(&text, r#"images{state="deleted"}"#), Some(2.0));
+    assert_eq!(metric(&text, "last_success_timestamp_seconds"), None);
+
+    cluster.sandbox.faults().clear();
+    cluster.prune(&[KEEP_ONE, IGNORE, &flag]).exits(0);
+    let text = read();
+    let success = metric(&text, "last_success_timestamp_seconds");
+    assert_eq!(success, metric(&text, "end_timestamp_seconds"));
+    assert!(metric(&text, "cache_clean").is_some(), "{text}");
+    assert_valid_metrics(&text);
+
+    // A run that fails before it has a plan tells what it can, and keeps the last success.
+    cluster.dry_run(&["--kubeconfig=nowhere", &flag]).exits(1);
+    let text = read();
+    assert_eq!(metric(&text, "exit_code"), Some(1.0));
+    assert_eq!(metric(&text, "last_success_timestamp_seconds"), success);
+    assert_eq!(metric(&text, r#"images{state="planned"}"#), None);
+
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o644);
+    let files = std::fs::read_dir(cluster.directory()).unwrap();
+    let names: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.contains(".tmp")), "{names:?}");
+}
+
+#[test]
+fn metrics_that_cannot_be_written_are_a_warning() {
+    let cluster = cluster();
+    let ran = cluster.dry_run(&[IGNORE, "--metrics-file=/nowhere/at/all.prom"]).exits(0);
+    ran.says("warning: --metrics-file=/nowhere/at/all.prom cannot be written: no such file or directory\n");
+}
+
+/// What Prometheus' own tool says of it, where it is installed.
+fn assert_valid_metrics(text: &str) {
+    let mut tool = std::process::Command::new("promtool");
+    tool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut tool) = tool.spawn() else { return };
+    tool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = tool.wait_with_output().unwrap();
+    assert!(said.status.success() && said.stderr.is_empty(), "{said:?}\n{text}");
 }
 
 fn controlled(mut object: Value, kind: &str, name: &str) -> Value {

@@ -60,6 +60,26 @@ impl Signal {
     }
 }
 
+/// Why a run ends early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Somebody asked for it.
+    Signal(Signal),
+    /// `--timeout`.
+    Timeout,
+}
+
+impl Stop {
+    /// The word for it in documents: `SIGINT`, `SIGTERM`, `timeout`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Signal(signal) => signal.name(),
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
 /// What a plan is carried out with.
 pub struct Tools<'a> {
     /// The API server.
@@ -73,7 +93,7 @@ pub struct Tools<'a> {
     /// How many requests are on their way at once.
     pub workers: usize,
     /// Becomes something when the run is to end: what is in flight is finished, nothing new is started.
-    pub stop: watch::Receiver<Option<Signal>>,
+    pub stop: watch::Receiver<Option<Stop>>,
     /// Hears of every change once the server has confirmed it, and of every failure.
     pub tell: &'a (dyn Fn(Event<'_>) + Sync),
 }
@@ -141,8 +161,8 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Exe
     if plan.stage2 == Stage2::Runs && !candidates.is_empty() && run.goes_on() {
         run.second_stage(&planned, &removed, &candidates).await;
     }
-    let signal = if run.stopped.load(Ordering::Relaxed) { *run.tools.stop.borrow() } else { None };
-    Executed { outcome: run.ledger.finish(signal), inventory: run.inventory.into_inner(), before }
+    let stop = if run.stopped.load(Ordering::Relaxed) { *run.tools.stop.borrow() } else { None };
+    Executed { outcome: run.ledger.finish(stop), inventory: run.inventory.into_inner(), before }
 }
 
 impl Run<'_> {

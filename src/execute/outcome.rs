@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Event, Signal};
+use super::{Event, Stop};
 use crate::plan::Counts;
 
 /// One change, confirmed by the server.
@@ -108,9 +108,12 @@ pub struct Outcome {
     /// Images that were pushed meanwhile and lack a blob.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub broken: Vec<BrokenImage>,
-    /// The signal that ended the run early: `SIGINT`, `SIGTERM`, or `SIGHUP` at a terminal that went away.
+    /// What ended the run early: `SIGINT`, `SIGTERM`, `SIGHUP` at a terminal that went away, or `timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupted: Option<&'static str>,
+    /// What was planned and not done, where the run was ended early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left: Option<Counts>,
 }
 
 /// Collects what happens and passes it on.
@@ -157,10 +160,10 @@ impl<'a> Ledger<'a> {
         self.with(|outcome| outcome.spared.push(spared));
     }
 
-    pub(super) fn finish(self, signal: Option<Signal>) -> Outcome {
+    pub(super) fn finish(self, stop: Option<Stop>) -> Outcome {
         let mut outcome = self.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
         outcome.failures.sort();
-        outcome.interrupted = signal.map(Signal::name);
+        outcome.interrupted = stop.map(Stop::name);
         outcome
     }
 }

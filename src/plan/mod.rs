@@ -129,6 +129,31 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// What is left of these when `done` is done.
+    #[must_use]
+    pub fn without(&self, done: &Self) -> Self {
+        let Self {
+            images,
+            image_stream_tag_items,
+            image_streams,
+            layer_links,
+            manifest_links,
+            blobs,
+            bytes,
+            blobs_of_unknown_size,
+        } = self;
+        Self {
+            images: images.saturating_sub(done.images),
+            image_stream_tag_items: image_stream_tag_items.saturating_sub(done.image_stream_tag_items),
+            image_streams: image_streams.saturating_sub(done.image_streams),
+            layer_links: layer_links.saturating_sub(done.layer_links),
+            manifest_links: manifest_links.saturating_sub(done.manifest_links),
+            blobs: blobs.saturating_sub(done.blobs),
+            bytes: bytes.saturating_sub(done.bytes),
+            blobs_of_unknown_size: blobs_of_unknown_size.saturating_sub(done.blobs_of_unknown_size),
+        }
+    }
+
     /// Adds a blob of this size.
     pub fn add_blob(&mut self, bytes: Option<u64>) {
         self.blobs += 1;

@@ -6,6 +6,7 @@ pub mod document;
 pub mod explain;
 pub mod html;
 mod human;
+pub mod metrics;
 mod reason;
 pub mod summary;
 mod table;

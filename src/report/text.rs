@@ -32,7 +32,19 @@ pub fn change_line(change: &Change) -> String {
 /// The reference's summary; in a dry run with `would`.
 #[must_use]
 pub fn summary_line(counts: &Counts, dry_run: bool) -> String {
-    let (delete, update) = if dry_run { ("would delete", "would update") } else { ("deleted", "updated") };
+    let (delete, update) =
+        if dry_run { ("would delete ", "would update ") } else { ("deleted ", "updated ") };
+    format!("Summary: {}", enumeration(counts, delete, update))
+}
+
+/// What a run that was ended early did not do.
+#[must_use]
+pub fn left_line(left: &Counts) -> String {
+    format!("left: {}; {} in the registry's storage", enumeration(left, "", ""), bytes(left.bytes))
+}
+
+/// What there is of each kind, with a verb in front.
+fn enumeration(counts: &Counts, delete: &str, update: &str) -> String {
     let parts = [
         (delete, counts.images, "image object(s)"),
         (delete, counts.image_stream_tag_items, "image stream tag item(s)"),
@@ -44,13 +56,9 @@ pub fn summary_line(counts: &Counts, dry_run: bool) -> String {
     let parts: Vec<String> = parts
         .iter()
         .filter(|(_, count, _)| *count > 0)
-        .map(|(verb, count, what)| format!("{verb} {count} {what}"))
+        .map(|(verb, count, what)| format!("{verb}{count} {what}"))
         .collect();
-    if parts.is_empty() {
-        format!("Summary: {delete} 0 objects")
-    } else {
-        format!("Summary: {}", parts.join(", "))
-    }
+    if parts.is_empty() { format!("{delete}0 objects") } else { parts.join(", ") }
 }
 
 /// The last line: what the registry's storage gets back.

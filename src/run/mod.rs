@@ -6,6 +6,7 @@ mod explain;
 mod interactive;
 mod kept;
 mod look;
+mod metrics;
 mod page;
 mod place_files;
 mod prune;

@@ -9,14 +9,15 @@ use tokio::sync::watch;
 use super::interactive;
 use super::kept::KeptResult;
 use super::look::{self, Look};
-use super::signals::{first_signal, interrupted, listen_to_signals};
+use super::metrics::Tally;
+use super::signals::{listen_to_signals, nothing_done, stopped, timeout_flag, until};
 use super::write_document;
 use crate::cache::redis::Whereabouts;
 use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep, ReplicaStep};
 use crate::cli::{self, Options, OutputFormat};
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
-use crate::execute::{self, BrokenImage, Event, FailedObject, Meanwhile, Outcome, Signal, Tools};
+use crate::execute::{self, BrokenImage, Event, FailedObject, Meanwhile, Outcome, Signal, Stop, Tools};
 use crate::plan::{Counts, Plan};
 use crate::registry::{self, Registry, Settings};
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
@@ -26,21 +27,41 @@ use crate::ui::{Bar, Ui};
 
 /// Plans a prune, and carries it out if `--confirm` or somebody at the terminal says so.
 pub(super) async fn run(options: &Options, ui: &Arc<Ui>) -> Result<Exit, Failure> {
-    let mut stop = listen_to_signals(ui.clone());
+    let mut tally = Tally::begin();
+    let result = plan_and_prune(options, ui, &mut tally).await;
+    if let Some(path) = &options.metrics_file {
+        let exit = result.as_ref().map_or_else(|failure| failure.exit, |exit| *exit);
+        tally.write(path, exit, ui);
+    }
+    result
+}
+
+async fn plan_and_prune(options: &Options, ui: &Arc<Ui>, tally: &mut Tally) -> Result<Exit, Failure> {
+    let signals = listen_to_signals(ui.clone());
+    let mut stop = until(signals.clone(), options.timeout, ui.clone());
     // Until something is changed there is nothing to finish: a signal ends the run at once.
     let job = tokio::select! {
-        signal = first_signal(&mut stop) => return Err(interrupted(signal)),
-        job = begin(options, ui) => job?,
+        stop = stopped(&mut stop) => return Err(nothing_done(stop, options.timeout)),
+        job = begin(options, ui, tally) => job?,
     };
     match job {
-        Some(job) => Ok(Box::pin(prune(ui, job, stop)).await),
+        Some(job) => Ok(Box::pin(prune(ui, job, Ends { signals, stop }, tally)).await),
         None => Ok(Exit::Done),
     }
 }
 
+/// What may end a run that has begun to change something.
+struct Ends {
+    /// Ends the cache step, too, where that takes long.
+    signals: watch::Receiver<Option<Signal>>,
+    /// Ends the deletions: a signal, or the end of the run's time.
+    stop: watch::Receiver<Option<Stop>>,
+}
+
 /// Everything before the first change: reads, decides, asks, and gets ready for what is to be carried out, if anything
 /// is.
-async fn begin(options: &Options, ui: &Arc<Ui>) -> Result<Option<Job>, Failure> {
+async fn begin(options: &Options, ui: &Arc<Ui>, tally: &mut Tally) -> Result<Option<Job>, Failure> {
+    tally.confirmed = options.confirm;
     let cluster = look::connect(&options.connection, ui).await?;
     if options.confirm {
         has_token(options, &cluster).await?;
@@ -51,8 +72,10 @@ async fn begin(options: &Options, ui: &Arc<Ui>) -> Result<Option<Job>, Failure> 
         return Box::pin(interactive::agree(options, ui, begun)).await;
     }
     let planned = decide(options, ui, &begun, &mut BTreeSet::new())?;
+    tally.planned = Some(View { inventory: &begun.look.inventory, plan: &planned.plan }.summary());
     if !options.confirm {
         let cache = foresee(options, &begun, &planned).await;
+        tally.cache_plan(&cache);
         report_dry_run(options, ui, &begun, &planned, cache);
         return Ok(None);
     }
@@ -217,7 +240,8 @@ fn api_only_notice(options: &Options, ui: &Ui) {
 }
 
 /// Carries the plan out and reports.
-async fn prune(ui: &Arc<Ui>, job: Job, stop: watch::Receiver<Option<Signal>>) -> Exit {
+async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
+    let Ends { signals, stop } = ends;
     let Job { options, begun, planned, ready } = job;
     let options = &options;
     let Begun { cluster, look: Look { inventory, .. } } = begun;
@@ -226,12 +250,17 @@ async fn prune(ui: &Arc<Ui>, job: Job, stop: watch::Receiver<Option<Signal>>) ->
     let context = Context { registry: registry.as_ref().map(Registry::access), ..context };
     api_only_notice(options, ui);
     let lines = matches!(options.output, OutputFormat::Text | OutputFormat::Wide);
-    if lines {
-        let view = View { inventory: &inventory, plan: &plan };
+    let view = View { inventory: &inventory, plan: &plan };
+    // Whoever was asked has seen as much of it as they wanted to.
+    if lines && !options.may_ask {
         ui.result(|out| text::plan(out, view, options.show_kept));
     }
+    let counts = view.summary();
+    tally.confirmed = true;
+    tally.planned = Some(counts);
     let events = cache_events(ui, None);
     let cache_plan = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
+    tally.cache_plan(&cache_plan);
     if let Some(caches) = &caches {
         ui.message(&report::cache::plan_line(&cache_plan));
         if let Err(failure) = caches.before(&cluster, &options.connection, &options.program, &events).await {
@@ -240,18 +269,17 @@ async fn prune(ui: &Arc<Ui>, job: Job, stop: watch::Receiver<Option<Signal>>) ->
             return failure.exit;
         }
     }
-    let view = View { inventory: &inventory, plan: &plan };
     let document =
         matches!(options.output, OutputFormat::Json | OutputFormat::Yaml).then(|| view.body(&context));
     let mut executed = {
-        let bar = Bar::of(ui, "pruning", steps(&view.summary()));
+        let bar = Bar::of(ui, "pruning", steps(&counts));
         let tools = Tools {
             cluster: &cluster,
             scope: &look::scope(&options.prune),
             registry: registry.as_ref(),
             caches: caches.as_ref(),
             workers: options.num_workers.get(),
-            stop: stop.clone(),
+            stop,
             tell: &teller(ui, &bar, caches.as_ref(), lines),
         };
         execute::execute(tools, &plan, inventory).await
@@ -273,7 +301,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, stop: watch::Receiver<Option<Signal>>) ->
             });
             let finishing = Arc::new(Bar::endless(ui, "cache step"));
             let events = cache_events(ui, Some(&finishing));
-            cache = caches.finish(&cluster, &meanwhile, &events, stop.clone()).await;
+            cache = caches.finish(&cluster, &meanwhile, &events, signals.clone()).await;
             // Pushes go on, and one that was under way may have left something in a cache after it was looked at.
             for _ in 0..LOOKS {
                 let Ok(later) = executed.meanwhile(&cluster).await else { break };
@@ -282,7 +310,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, stop: watch::Receiver<Option<Signal>>) ->
                 if !is_new || !caches.evicts() {
                     break;
                 }
-                cache = caches.finish(&cluster, &meanwhile, &events, stop.clone()).await;
+                cache = caches.finish(&cluster, &meanwhile, &events, signals.clone()).await;
             }
             drop((events, finishing));
             executed.outcome.broken = execute::broken_images(registry, &meanwhile).await;
@@ -296,7 +324,9 @@ async fn prune(ui: &Arc<Ui>, job: Job, stop: watch::Receiver<Option<Signal>>) ->
         }
         _ => cache.nothing_deleted(),
     }
-    let outcome = executed.outcome;
+    let mut outcome = executed.outcome;
+    outcome.left = outcome.interrupted.map(|_| counts.without(&outcome.deleted));
+    tally.done(&outcome, &cache);
     let exit = exit_of(&outcome, &cache);
     report_outcome(options, ui, &outcome, &cache);
     if let Some(body) = document {
@@ -381,8 +411,10 @@ fn cache_events(ui: &Arc<Ui>, bar: Option<&Arc<Bar>>) -> cache::Tell {
 fn exit_of(outcome: &Outcome, cache: &CacheOutcome) -> Exit {
     match outcome.interrupted {
         Some("SIGTERM" | "SIGHUP") => Exit::Terminated,
+        // The step was finished whatever the time was: the next run does not do it again.
+        Some("timeout") if !cache.may_lie() => Exit::Timeout,
+        None | Some("timeout") if cache.may_lie() => Exit::CacheMayLie,
         Some(_) => Exit::Interrupted,
-        None if cache.may_lie() => Exit::CacheMayLie,
         None if outcome.failures.is_empty() && outcome.broken.is_empty() => Exit::Done,
         None => Exit::Failures,
     }
@@ -409,10 +441,12 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
     if !outcome.failures.is_empty() {
         ui.failure(&failures(&outcome.failures));
     }
-    if let Some(signal) = outcome.interrupted {
+    if let Some(by) = outcome.interrupted {
+        let by = if by == "timeout" { timeout_flag(options.timeout) } else { by.to_owned() };
+        let left = outcome.left.as_ref().map(text::left_line).unwrap_or_default();
         ui.failure(
             &Failure::nothing_changed(format!(
-                "the run was ended early by {signal}: what was begun is finished, the rest is as it was"
+                "the run was ended early by {by}: what was begun is finished, the rest is as it was\n  {left}"
             ))
             .hint("run the same command again to prune the rest"),
         );

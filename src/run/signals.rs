@@ -1,11 +1,13 @@
-//! Ctrl-C and SIGTERM: the first asks the run to end, the second ends the process.
+//! Ctrl-C and SIGTERM: the first asks the run to end, the second ends the process. `--timeout` asks as the first does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::error::Failure;
-use crate::execute::Signal;
+use crate::error::{Exit, Failure};
+use crate::execute::{Signal, Stop};
+use crate::text::time_text;
 use crate::ui::Ui;
 
 pub(super) fn interrupted(signal: Signal) -> Failure {
@@ -23,6 +25,61 @@ pub(super) async fn first_signal(stop: &mut watch::Receiver<Option<Signal>>) -> 
         // The listener is gone: no signal will come.
         None => std::future::pending().await,
     }
+}
+
+/// What ends a run that takes no longer than this: a signal, or its time.
+pub(super) fn until(
+    signals: watch::Receiver<Option<Signal>>,
+    limit: Option<Duration>,
+    ui: Arc<Ui>,
+) -> watch::Receiver<Option<Stop>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        let mut signals = signals;
+        let over = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let stop = tokio::select! {
+            signal = first_signal(&mut signals) => Stop::Signal(signal),
+            () = over => Stop::Timeout,
+        };
+        if stop == Stop::Timeout {
+            ui.leave_prompt();
+            ui.message("ending: the time is over; what was begun is being finished");
+        }
+        // Nobody waits for it any longer once the run is over.
+        let _ = sender.send(Some(stop));
+    });
+    receiver
+}
+
+/// Waits until the run is to end.
+pub(super) async fn stopped(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
+    match stop.wait_for(Option::is_some).await.ok().and_then(|stop| *stop) {
+        Some(stop) => stop,
+        // Whoever watches is gone: nothing will come.
+        None => std::future::pending().await,
+    }
+}
+
+/// How a run ends that was stopped before its first change. `limit` is `--timeout`.
+pub(super) fn nothing_done(stop: Stop, limit: Option<Duration>) -> Failure {
+    match stop {
+        Stop::Signal(signal) => interrupted(signal),
+        Stop::Timeout => Failure {
+            exit: Exit::Timeout,
+            message: format!("prune: ended by {} - no changes made", timeout_flag(limit)),
+            hints: vec!["give it more time, or leave --timeout out".to_owned()],
+        },
+    }
+}
+
+/// `--timeout=10m`.
+pub(super) fn timeout_flag(limit: Option<Duration>) -> String {
+    limit.map_or_else(|| "--timeout".to_owned(), |limit| format!("--timeout={}", time_text(limit)))
 }
 
 /// The first signal asks the run to end, the second one ends the process.

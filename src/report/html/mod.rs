@@ -219,7 +219,7 @@ fn lines<T: AsRef<str>>(html: &mut Html, class: &'static str, messages: &[T]) {
 
 fn result(html: &mut Html, done: Done<'_>) {
     let Done { outcome, cache, report } = done;
-    let Outcome { deleted, changes: _, failures, spared, broken, interrupted } = outcome;
+    let Outcome { deleted, changes: _, failures, spared, broken, interrupted, left: _ } = outcome;
     section(html, "Result of the run", |html| {
         let clean = failures.is_empty() && broken.is_empty() && interrupted.is_none();
         let (class, verdict) = match interrupted {
