@@ -16,7 +16,7 @@ use crate::model::{Id, Kind, Source};
 use crate::plan::explain::{
     BlobFate, Change, Explainer, Found, ImageExplanation, Mark, Obstacle, Place, PlaceVerdict, Stuck, Within,
 };
-use crate::plan::{ItemKeep, ItemVerdict, Keep, Use};
+use crate::plan::{ItemKeep, ItemVerdict, Keep, Reimport, Use};
 use crate::text::{quoted, time_text};
 
 mod text;
@@ -141,6 +141,9 @@ pub struct PlaceEntry {
     pub why: String,
     /// Every rule that holds it, the deciding one first.
     pub held_by: Vec<ObstacleEntry>,
+    /// When the server imports again what goes, because `spec.tags` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reimport: Option<Reimport>,
 }
 
 /// A rule that holds an item or an image.
@@ -479,6 +482,7 @@ impl<'a> Reporter<'a> {
             },
             why: self.place_text(place),
             held_by: held_by.collect(),
+            reimport: place.reimport,
         }
     }
 

@@ -169,7 +169,7 @@ fn write_image(
     Ok(())
 }
 
-fn reimport_text(reimport: Reimport) -> &'static str {
+pub(super) fn reimport_text(reimport: Reimport) -> &'static str {
     match reimport {
         Reimport::AtOnce => "at once",
         Reimport::OnSchedule => "with the next scheduled import",

@@ -15,7 +15,7 @@ pub use dates::date_in;
 pub use find::{Found, Within, find};
 pub use stuck::{Stuck, StuckImage, StuckStream, stuck};
 
-use super::decide::{ImageVerdict, ItemVerdict, Plan, StreamVerdict, named_blobs};
+use super::decide::{ImageVerdict, ItemVerdict, Plan, Reimport, StreamVerdict, named_blobs};
 use super::references::Use;
 use super::{Keep, Rules};
 use crate::model::{Id, Inventory, Item, Stream};
@@ -82,6 +82,8 @@ pub struct Place {
     pub verdict: PlaceVerdict,
     /// Every rule that holds it, the deciding one first; none if it goes.
     pub obstacles: Vec<Obstacle>,
+    /// When the server imports again what goes.
+    pub reimport: Option<Reimport>,
 }
 
 /// What the plan says of an item.
@@ -323,11 +325,12 @@ impl<'a> Explainer<'a> {
         let items = &of_stream.tags[tag].items;
         let item = &items[position as usize];
         let decision = &self.plan.streams[stream];
-        let verdict = if decision.verdict == StreamVerdict::Examined {
+        let (verdict, reimport) = if decision.verdict == StreamVerdict::Examined {
             let before: usize = of_stream.tags[..tag].iter().map(|tag| tag.items.len()).sum();
-            PlaceVerdict::Item(decision.items[before + position as usize].verdict)
+            let decided = &decision.items[before + position as usize];
+            (PlaceVerdict::Item(decided.verdict), decision.reimport(of_stream, decided))
         } else {
-            PlaceVerdict::StreamStays(decision.verdict)
+            (PlaceVerdict::StreamStays(decision.verdict), None)
         };
         let mut obstacles = self.of_stream(of_stream);
         obstacles.extend(self.of_item(of_stream, tag, position, item));
@@ -340,6 +343,7 @@ impl<'a> Explainer<'a> {
             through: None,
             verdict,
             obstacles,
+            reimport,
         }
     }
 

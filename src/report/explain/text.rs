@@ -7,6 +7,7 @@ use super::{
     StuckStreamEntry, TargetEntry, referrer_name,
 };
 use crate::report::bytes;
+use crate::report::text::{end_of_import, reimport_text};
 use crate::text::printable;
 
 /// How many images of one target are explained in full; of more, only where each stands and why.
@@ -178,6 +179,10 @@ fn write_place(out: &mut dyn Write, place: &PlaceEntry) -> io::Result<()> {
     if let Some(created) = &place.created {
         let age = place.age.as_deref().map(|age| format!(": {age}")).unwrap_or_default();
         writeln!(out, "      since {created}{age}")?;
+    }
+    if let Some(reimport) = place.reimport {
+        let end = end_of_import(&place.image_stream, &place.tag);
+        writeln!(out, "      will be imported again {}; no more after: {end}", reimport_text(reimport))?;
     }
     for (position, rule) in place.held_by.iter().enumerate() {
         if position > 0 {
