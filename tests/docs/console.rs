@@ -2,7 +2,7 @@
 //!
 //! - `$ ` begins a command; what follows is its output, stdout and stderr as a terminal shows them. A line `...` stands for
 //!   any lines, `[..]` for any part of a line. A block that shows no output at all is only run.
-//! - Times, and digests beyond their first 12 digits, are not compared, nor how wide columns are.
+//! - Times, digests beyond their first 12 digits and the numbers of kept results are not compared, nor how wide columns are.
 //! - Commands end with 0, unless the block says otherwise for its last one: ```` ```console exit=3 ````. `user=admin` runs
 //!   it as another user than the pruner.
 //! - `<!-- cluster: NAME -->` begins a new session (`session.rs` knows the names); without one it is `example`.
@@ -57,7 +57,9 @@ fn essence(line: &str) -> String {
         Regex::new("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?Z").unwrap()
     });
     static COLUMNS: LazyLock<Regex> = LazyLock::new(|| Regex::new("([^ ])  +").unwrap());
+    static KEPT: LazyLock<Regex> = LazyLock::new(|| Regex::new("result-[0-9]+-[0-9]+[.]json").unwrap());
     let line = TIME.replace_all(line, "TIME");
+    let line = KEPT.replace_all(&line, "result-N.json");
     COLUMNS.replace_all(&shortened(&line), "$1  ").trim_end().to_owned()
 }
 
@@ -82,10 +84,26 @@ fn difference(shown: &[String], real: &str) -> Option<(String, Vec<String>)> {
     let mut diff = String::new();
     write_diff(&mut diff, &expected, &actual, Some(&"shown"), Some(&"real"), Palette::plain()).unwrap();
     let right = actual.render().unwrap_or_default();
-    // Lines that are right stay as they are written, the others come as they were printed.
-    let as_written = |line: &str| shown.iter().chain(&real).find(|known| essence(known) == line).cloned();
+    // Lines that are right stay as they are written, the others come as they were printed; each is taken once, because
+    // those that differ in a time alone look the same.
+    let mut known: Vec<&String> = shown.iter().chain(&real).collect();
+    let mut as_written = |line: &str| {
+        let says = |known: &&String| {
+            let known = essence(known);
+            known == line || known.contains("[..]") && matches(&known, line)
+        };
+        let found = known.iter().position(says)?;
+        Some(known.remove(found).clone())
+    };
     let right = right.lines().map(|line| shortened(&as_written(line).unwrap_or_else(|| line.to_owned())));
-    Some((diff, right.collect()))
+    let right = right.collect();
+    Some((diff, right))
+}
+
+/// Whether a line with `[..]` means this one.
+fn matches(pattern: &str, line: &str) -> bool {
+    let parts: Vec<String> = pattern.split("[..]").map(regex::escape).collect();
+    Regex::new(&format!("^{}$", parts.join(".*"))).unwrap().is_match(line)
 }
 
 /// Runs a page.

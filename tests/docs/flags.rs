@@ -137,11 +137,14 @@ fn help_texts_are_those_that_were_seen() {
 
 /// Flags of other programs that the pages name.
 const FOREIGN: &[&str] = &[
+    "--archive",
+    "--available",
     "--flag",
+    "--manifest",
+    "--out",
     "--locked",
     "--path",
     "--test",
-    "--timeout",
     "--type",
     "--verb",
     "--resource",

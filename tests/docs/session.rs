@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use sandbox::api::{Rule, pruner_and};
 use sandbox::example::Example;
 use sandbox::fault::{Action, Answer, Fault};
 use sandbox::log::Server;
-use sandbox::{Cluster, ClusterConfig, Config, Operator, Pace};
+use sandbox::tls::Authority;
+use sandbox::{Cluster, ClusterConfig, Config, Operator, RouteConfig};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -17,6 +19,10 @@ use crate::permissions::{GRANTED, rules_of};
 /// How the documentation calls the servers that the sandbox has at addresses of its own.
 const API: &str = "api.example.com:6443";
 const REGISTRY: &str = "image-registry.openshift-image-registry.svc:5000";
+const ROUTE: &str = "default-route-openshift-image-registry.apps.example.com";
+
+/// The authorities that the system trusts: those of the route, if there is one.
+const ROOTS: &str = "roots.crt";
 
 /// The Debian packages' programs that pages may use beside the plugin.
 const PROGRAMS: [&str; 2] = ["jq", "kubectl"];
@@ -55,11 +61,14 @@ impl Session {
             "an operator manages the registry" | "an operator runs the registry" => {
                 config.operator = Some(Operator::default());
             }
-            "the pods cannot be reached" => {
+            "seen from outside" | "seen from outside, where there is a route" => {
                 config.pods_reachable = false;
-                config.controller = Some(Pace::default());
+                config.host = Some(REGISTRY.to_owned());
+                config.service_authority = Some(Authority::new("service"));
             }
-            "a replica is cut off" => config.replicas = 2,
+            "a replica is cut off" | "two replicas remember a layer that was deleted by hand" => {
+                config.replicas = 2;
+            }
             _ => {}
         }
         let cluster = (scene != "none").then(|| Cluster::start(config));
@@ -79,10 +88,15 @@ impl Session {
         let (store, faults) = (cluster.sandbox().store(), cluster.sandbox().faults());
         let kubeconfig = self.home.path().join(".kube/config");
         match scene {
-            "example"
-            | "deletion is disabled"
-            | "an operator runs the registry"
-            | "the pods cannot be reached" => example(),
+            "example" | "deletion is disabled" | "an operator runs the registry" | "seen from outside" => {
+                example();
+            }
+            "seen from outside, where there is a route" => {
+                example();
+                let router = Authority::new("router");
+                std::fs::write(self.home.path().join(ROOTS), router.pem()).unwrap();
+                let _ = cluster.expose(&RouteConfig::default_route(router.server(&["localhost"])));
+            }
             "the pruner may not list cron jobs" | "an operator manages the registry" => {}
             "an image does not parse" => {
                 let image = format!("{}/shop/web:", cluster.registry_host());
@@ -111,6 +125,18 @@ impl Session {
                 let broken = Action::Answer(Answer::new(StatusCode::INTERNAL_SERVER_ERROR));
                 let path = format!("^/admin/blobs/{BLOB}");
                 faults.add(Fault::new(broken).method(Method::DELETE).path(&path));
+            }
+            "two replicas remember a layer that was deleted by hand" => {
+                example();
+                let blobs = cluster.storage().blobs();
+                let blob = blobs.iter().find(|blob| blob.as_str().starts_with(BLOB)).unwrap();
+                let path = format!("/v2/shop/web/blobs/{blob}");
+                for replica in cluster.serving() {
+                    let client = cluster.client_of(replica, "admin");
+                    let asked = client.send(Method::HEAD, &path, &[], Bytes::new());
+                    assert_eq!(cluster.block_on(asked).unwrap().status(), StatusCode::OK);
+                }
+                assert!(cluster.storage().delete_blob(blob).unwrap());
             }
             "a replica is cut off" => {
                 example();
@@ -167,6 +193,9 @@ impl Session {
         let mut shell = Command::new("timeout");
         shell.args([LIMIT, "sh", "-c", &self.for_the_sandbox(command)]).current_dir(home).env_clear();
         shell.env("PATH", format!("{path}:/usr/local/bin:/usr/bin:/bin")).env("HOME", home);
+        if home.join(ROOTS).exists() {
+            shell.env("SSL_CERT_FILE", home.join(ROOTS));
+        }
         if user != "pruner" {
             shell.env("KUBECONFIG", home.join(format!("kubeconfig-{user}")));
         }
@@ -189,10 +218,14 @@ impl Session {
     fn servers(&self) -> Vec<(&'static str, String)> {
         let Some(cluster) = &self.cluster else { return Vec::new() };
         let api = cluster.sandbox().api_url();
-        vec![
-            (API, api.trim_start_matches("https://").to_owned()),
-            (REGISTRY, cluster.registry_host().to_owned()),
-        ]
+        let routes = cluster.sandbox().store().list("routes");
+        let route = routes.first().and_then(|route| route["spec"]["host"].as_str()).map(ToOwned::to_owned);
+        let servers = [
+            (API, Some(api.trim_start_matches("https://").to_owned())),
+            (REGISTRY, Some(cluster.registry_host().to_owned())),
+            (ROUTE, route),
+        ];
+        servers.into_iter().filter_map(|(there, here)| Some((there, here?))).collect()
     }
 }
 
