@@ -351,6 +351,31 @@ fn pages_are_written_by_every_command_that_looks() {
 }
 
 #[test]
+fn the_page_of_a_prune_tells_what_would_be_done_or_was_done() {
+    let cluster = cluster();
+    cluster.seed();
+    let path = cluster.directory().join("prune.html");
+    let report = format!("--report={}", path.display());
+    let planned = cluster.dry_run(&[KEEP_ONE, &report, "-ojson"]).exits(0).json();
+    let page = std::fs::read_to_string(&path).unwrap();
+    check(&page);
+    assert!(page.contains("<h1>What a prune would do</h1>") && page.contains("<polyline"));
+    assert!(page.contains(&format!(
+        "<b>{}</b><span>of 7 images would be deleted</span>",
+        planned["summary"]["images"]
+    )));
+    assert!(!page.contains("Result of the run"));
+    let done = cluster.prune(&[KEEP_ONE, &report, "--registry-cache=none"]).exits(0);
+    let page = std::fs::read_to_string(&path).unwrap();
+    check(&page);
+    assert!(
+        page.contains("<h1>What a prune did</h1>") && page.contains("Everything that was planned is done.")
+    );
+    assert!(page.contains("The caches were left as they are."), "{done}");
+    assert!(page.contains("<b>4</b><span>of 7 images deleted</span>"));
+}
+
+#[test]
 fn a_page_that_cannot_be_written_is_said_before_anything_is_read() {
     let cluster = cluster();
     let before = cluster.sandbox.request_log().entries().len();

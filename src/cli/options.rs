@@ -37,6 +37,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// `--metrics-file`.
     pub metrics_file: Option<PathBuf>,
+    /// `--report`: a page for a browser.
+    pub report: Option<PathBuf>,
     /// `-v`: 0 is silent, 10 the most.
     pub verbosity: u8,
     /// What is done about the registry's caches.

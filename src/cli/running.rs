@@ -35,6 +35,13 @@ pub(super) struct RunningArgs {
     #[arg(long, value_name = "FILE")]
     metrics_file: Option<PathBuf>,
 
+    /// Also write a page for a browser to this file
+    ///
+    /// Where the storage goes, what stays and why, what other values would free, and what the run did. One file that needs
+    /// no network and no JavaScript. Whether it can be written is found out first.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
     #[command(flatten)]
     writing: WritingArgs,
 }
@@ -44,6 +51,7 @@ pub(super) struct Running {
     pub(super) show_kept: bool,
     pub(super) timeout: Option<Duration>,
     pub(super) metrics_file: Option<PathBuf>,
+    pub(super) report: Option<PathBuf>,
     pub(super) field_manager: Option<String>,
 }
 
@@ -59,6 +67,7 @@ impl RunningArgs {
             show_kept: show_kept || output == OutputFormat::Wide,
             timeout: (limit != NO_LIMIT).then_some(limit),
             metrics_file: nonempty_path(self.metrics_file),
+            report: nonempty_path(self.report),
             field_manager: self.writing.field_manager()?,
         })
     }

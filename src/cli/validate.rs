@@ -40,6 +40,7 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
         show_kept: running.show_kept,
         timeout: running.timeout,
         metrics_file: running.metrics_file,
+        report: running.report,
         verbosity: verbosity(args.verbosity.as_deref())?,
         confirm,
         may_ask: args.confirm.is_none() && !dry_run && nonempty(args.output).is_none(),

@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 
 use super::look::{self, Look};
 use crate::cause::io_text;
-use crate::cli::PruneOptions;
+use crate::cli::{Keep, PruneOptions};
+use crate::cluster::Cluster;
 use crate::error::Failure;
-use crate::inventory::automatic_pruner::AutomaticPruner;
-use crate::plan;
+use crate::inventory::automatic_pruner::{self, AutomaticPruner};
+use crate::plan::usage::{Level, Shown};
+use crate::plan::{self, Plan};
 use crate::report::document::{Context, View};
+use crate::report::html::Found;
+use crate::report::usage::{SortBy, Usage};
 use crate::report::what_if::{Grid, WhatIf};
 use crate::text::sanitize;
 
@@ -74,6 +78,33 @@ impl Drop for PageFile {
         // After a rename there is none; one that stays does no harm.
         let _ = fs::remove_file(&self.temporary);
     }
+}
+
+/// What the page of a prune shows beside what was done: the storage by streams, and what other values would free.
+pub(super) async fn found(
+    cluster: &Cluster,
+    look: &Look,
+    plan: &Plan,
+    context: &Context,
+    options: &PruneOptions,
+) -> Found {
+    let view = View { inventory: &look.inventory, plan };
+    let what_if = match options.keep {
+        Keep::Revisions { keep_tag_revisions, keep_younger_than } => {
+            let pruner = automatic_pruner::read(cluster).await;
+            let mut grid = Grid::default();
+            grid.add(keep_tag_revisions, keep_younger_than);
+            Some(tokio::task::block_in_place(|| what_if(look, context, options, &pruner, grid, view)))
+        }
+        Keep::OverSizeLimit => None,
+    };
+    tokio::task::block_in_place(|| {
+        let shown = Shown::of(&look.inventory, options.namespace.as_deref());
+        let warnings = context.warnings.clone();
+        let by = (Level::Stream, SortBy::Bytes);
+        let usage = Usage::new(view, view.metadata(context), warnings, by, &shown);
+        Found::new(view, usage, what_if, &shown)
+    })
 }
 
 /// Decides for each combination of the grid, to which the automatic pruner's setting is added.

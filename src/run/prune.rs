@@ -10,6 +10,7 @@ use super::interactive;
 use super::kept::KeptResult;
 use super::look::{self, Look};
 use super::metrics::Tally;
+use super::page::{self, PageFile};
 use super::signals::{listen_to_signals, nothing_done, stopped, timeout_flag, until};
 use super::write_document;
 use crate::cache::redis::Whereabouts;
@@ -20,7 +21,9 @@ use crate::error::{Exit, Failure};
 use crate::execute::{self, BrokenImage, Event, FailedObject, Meanwhile, Outcome, Signal, Stop, Tools};
 use crate::plan::{Counts, Plan};
 use crate::registry::{self, Registry, Settings};
+use crate::report::cache::CacheReport;
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
+use crate::report::html::{self, Done, Found};
 use crate::report::{self, printable, text};
 use crate::text::quoted;
 use crate::ui::{Bar, Ui};
@@ -37,30 +40,38 @@ pub(super) async fn run(options: &Options, ui: &Arc<Ui>) -> Result<Exit, Failure
 }
 
 async fn plan_and_prune(options: &Options, ui: &Arc<Ui>, tally: &mut Tally) -> Result<Exit, Failure> {
+    let mut file = options.report.as_deref().map(PageFile::begin).transpose()?;
     let signals = listen_to_signals(ui.clone());
     let mut stop = until(signals.clone(), options.timeout, ui.clone());
     // Until something is changed there is nothing to finish: a signal ends the run at once.
     let job = tokio::select! {
         stop = stopped(&mut stop) => return Err(nothing_done(stop, options.timeout)),
-        job = begin(options, ui, tally) => job?,
+        job = begin(options, ui, tally, &mut file) => job?,
     };
     match job {
-        Some(job) => Ok(Box::pin(prune(ui, job, Ends { signals, stop }, tally)).await),
+        Some(job) => Ok(Box::pin(prune(ui, job, Ends { signals, stop, file }, tally)).await),
         None => Ok(Exit::Done),
     }
 }
 
-/// What may end a run that has begun to change something.
+/// What may end a run that has begun to change something, and what is left of it.
 struct Ends {
     /// Ends the cache step, too, where that takes long.
     signals: watch::Receiver<Option<Signal>>,
     /// Ends the deletions: a signal, or the end of the run's time.
     stop: watch::Receiver<Option<Stop>>,
+    /// Where its page goes when it has ended.
+    file: Option<PageFile>,
 }
 
 /// Everything before the first change: reads, decides, asks, and gets ready for what is to be carried out, if anything
 /// is.
-async fn begin(options: &Options, ui: &Arc<Ui>, tally: &mut Tally) -> Result<Option<Job>, Failure> {
+async fn begin(
+    options: &Options,
+    ui: &Arc<Ui>,
+    tally: &mut Tally,
+    file: &mut Option<PageFile>,
+) -> Result<Option<Job>, Failure> {
     tally.confirmed = options.confirm;
     let cluster = look::connect(&options.connection, ui).await?;
     if options.confirm {
@@ -77,6 +88,11 @@ async fn begin(options: &Options, ui: &Arc<Ui>, tally: &mut Tally) -> Result<Opt
         let cache = foresee(options, &begun, &planned).await;
         tally.cache_plan(&cache);
         report_dry_run(options, ui, &begun, &planned, cache);
+        if let Some(file) = file.take() {
+            let Planned { plan, context } = &planned;
+            let found = page::found(&begun.cluster, &begun.look, plan, context, &options.prune).await;
+            file.finish(&html::page("What a prune would do", &found, None))?;
+        }
         return Ok(None);
     }
     let ready = get_ready(options, ui, &begun, &planned.plan).await?;
@@ -241,11 +257,13 @@ fn api_only_notice(options: &Options, ui: &Ui) {
 
 /// Carries the plan out and reports.
 async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
-    let Ends { signals, stop } = ends;
+    let Ends { signals, stop, file } = ends;
     let Job { options, begun, planned, ready } = job;
     let options = &options;
-    let Begun { cluster, look: Look { inventory, .. } } = begun;
+    let Begun { cluster, look } = begun;
     let Planned { plan, context } = planned;
+    let page = page_before(file, &cluster, &look, &plan, &context, options).await;
+    let Look { inventory, .. } = look;
     let Ready { registry, caches } = ready;
     let context = Context { registry: registry.as_ref().map(Registry::access), ..context };
     api_only_notice(options, ui);
@@ -329,10 +347,39 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
     tally.done(&outcome, &cache);
     let exit = exit_of(&outcome, &cache);
     report_outcome(options, ui, &outcome, &cache);
+    write_page(options, ui, page, &outcome, &cache);
     if let Some(body) = document {
         write_document(ui, options.output, &PruneResult::new(body, outcome, cache));
     }
     exit
+}
+
+/// What the page of a run shows of the time before anything is deleted.
+async fn page_before(
+    file: Option<PageFile>,
+    cluster: &Cluster,
+    look: &Look,
+    plan: &Plan,
+    context: &Context,
+    options: &Options,
+) -> Option<(PageFile, Found)> {
+    Some((file?, page::found(cluster, look, plan, context, &options.prune).await))
+}
+
+/// Writes the page of a run. The run has ended: that it cannot be written changes nothing about it.
+fn write_page(
+    options: &Options,
+    ui: &Ui,
+    page: Option<(PageFile, Found)>,
+    outcome: &Outcome,
+    cache: &CacheOutcome,
+) {
+    let Some((file, found)) = page else { return };
+    let report = cache_report(options, cache);
+    let done = Done { outcome, cache, report: &report };
+    if let Err(failure) = file.finish(&html::page("What a prune did", &found, Some(done))) {
+        ui.warning(&failure.message);
+    }
 }
 
 /// How often the caches are looked at again because of what was pushed since.
@@ -453,11 +500,16 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
     }
 }
 
-fn report_cache(options: &Options, ui: &Ui, cache: &CacheOutcome) {
+/// How the cache step ended, in words.
+fn cache_report(options: &Options, cache: &CacheOutcome) -> CacheReport {
     let place = &options.cache.place;
     let restart = format!("oc rollout restart deployment/{} -n {}", place.deployment, place.namespace);
     let repeat = cache.repeat.clone().unwrap_or_else(|| repeat_flush(options, None));
-    let report = report::cache::report(cache, &repeat, &restart);
+    report::cache::report(cache, &repeat, &restart)
+}
+
+fn report_cache(options: &Options, ui: &Ui, cache: &CacheOutcome) {
+    let report = cache_report(options, cache);
     for line in &report.lines {
         ui.message(line);
     }

@@ -162,15 +162,15 @@ fn place(metadata: &Metadata) -> String {
 fn facts(html: &mut Html, found: &Found, done: Option<Done<'_>>) {
     let total = &found.usage.total;
     let (counts, would) = match done {
-        Some(done) => (&done.outcome.deleted, "was"),
-        None => (&found.planned, "would be"),
+        Some(done) => (&done.outcome.deleted, ""),
+        None => (&found.planned, "would be "),
     };
     let was = if done.is_some() { "before the run" } else { "of images in storage" };
     let facts = [
         (bytes(total.bytes), was.to_owned()),
-        (bytes(counts.bytes), format!("{would} freed{}", share(counts.bytes, total.bytes))),
-        (counts.images.to_string(), format!("of {} images {would} deleted", total.images)),
-        (counts.image_stream_tag_items.to_string(), format!("tag event items {would} removed")),
+        (bytes(counts.bytes), format!("{would}freed{}", share(counts.bytes, total.bytes))),
+        (counts.images.to_string(), format!("of {} images {would}deleted", total.images)),
+        (counts.image_stream_tag_items.to_string(), format!("tag event items {would}removed")),
         (bytes(total.referenced_bytes), "needed by something in the cluster".to_owned()),
     ];
     html.element("ul", &[("class", &"facts")], |html| {
@@ -497,13 +497,13 @@ fn row_name(row: &UsageRow) -> String {
 fn reason_text(reason: Reason) -> &'static str {
     match reason {
         Reason::InUse => "something in the cluster uses them",
-        Reason::Protected => "marked with prune-images/keep",
-        Reason::Revision => "within --keep-tag-revisions",
-        Reason::Young => "younger than --keep-younger-than",
-        Reason::WithinSizeLimit => "exceed no limit of their namespace",
-        Reason::NotManaged => "not pushed to the integrated registry (--all=false)",
+        Reason::Protected => "they are marked with prune-images/keep",
+        Reason::Revision => "they are within --keep-tag-revisions",
+        Reason::Young => "they are younger than --keep-younger-than",
+        Reason::WithinSizeLimit => "they exceed no limit of their namespace",
+        Reason::NotManaged => "they were not pushed to the integrated registry (--all=false)",
         Reason::OutOfScope => "no images are deleted with these flags",
-        Reason::Unclear => "pushed meanwhile, or without metadata",
+        Reason::Unclear => "they were pushed meanwhile, or have no metadata",
     }
 }
 
@@ -521,7 +521,7 @@ fn reasons(html: &mut Html, found: &Found) {
                     &[],
                     "Each image and each blob counts once, in the uppermost row that it belongs to; an item that is young as well as in use counts as young",
                 );
-                head(html, &[("Images that are", false), ("", false), ("Images", true), ("Bytes", true)]);
+                head(html, &[("They stay because", false), ("", false), ("Images", true), ("Bytes", true)]);
                 html.element("tbody", &[], |html| {
                     for Stays { reason, images, bytes: size } in &found.stays {
                         html.element("tr", &[], |html| {
