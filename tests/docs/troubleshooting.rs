@@ -91,7 +91,7 @@ fn no_failure_is_left_out() {
     let failure =
         Regex::new(r#"Failure::(?:nothing_changed|before)\(\s*(?:format!\(\s*)?"((?:[^"\\]|\\.)*)""#)
             .unwrap();
-    let variable = Regex::new(r"\{[^}]*\}").unwrap();
+    let variable = Regex::new(r"\{[^}]*\}|\\n").unwrap();
     let page = Page::read(PAGE).text();
     let (mut checked, mut left_out) = (0, Vec::new());
     for found in failure.captures_iter(&sources) {
