@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use sandbox::api::{Rule, pruner_and};
+use jiff::{SignedDuration, Timestamp};
+use sandbox::api::{Rule, Store, pruner_and, timestamp};
 use sandbox::example::Example;
 use sandbox::fault::{Action, Answer, Fault};
 use sandbox::log::Server;
@@ -98,6 +99,7 @@ impl Session {
                 let _ = cluster.expose(&RouteConfig::default_route(router.server(&["localhost"])));
             }
             "the pruner may not list cron jobs" | "an operator manages the registry" => {}
+            "each build makes a tag of its own" => builds(store),
             "an image does not parse" => {
                 let image = format!("{}/shop/web:", cluster.registry_host());
                 let containers = json!([{ "name": "app", "image": image }]);
@@ -227,6 +229,28 @@ impl Session {
         ];
         servers.into_iter().filter_map(|(there, here)| Some((there, here?))).collect()
     }
+}
+
+/// A stream that gets a tag with the date in its name each week, and each of these one image.
+fn builds(store: &Store) {
+    let mut tags = Vec::new();
+    for (digit, weeks) in ('1'..='6').rev().zip(1..) {
+        let digest = |kind: char| format!("sha256:{}", format!("{kind}{digit}").repeat(32));
+        let image = digest('0');
+        let created = Timestamp::now() - SignedDuration::from_hours(24 * 7 * weeks);
+        let layers = json!([{ "name": digest('a'), "size": 50 << 20 }]);
+        let metadata = json!({ "name": image, "creationTimestamp": timestamp(created) });
+        let config = json!({ "Id": digest('b'), "Size": 1 });
+        store.create(
+            "images",
+            json!({ "metadata": metadata, "dockerImageMetadata": config, "dockerImageLayers": layers }),
+        );
+        let items = json!([{ "created": timestamp(created), "image": image, "generation": 1 }]);
+        tags.push(json!({ "tag": format!("2026010{digit}"), "items": items }));
+    }
+    let created = timestamp(Timestamp::now() - SignedDuration::from_hours(24 * 200));
+    let metadata = json!({ "namespace": "ci", "name": "builds", "creationTimestamp": created });
+    store.create("imagestreams", json!({ "metadata": metadata, "spec": {}, "status": { "tags": tags } }));
 }
 
 /// The first program that a command needs beside the plugin, and that this machine does not have.
