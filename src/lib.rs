@@ -3,6 +3,7 @@
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
 //! `cache` makes the registry's caches forget what was deleted.
+//! `schedule` makes the objects of a prune that the cluster runs.
 //! `run` walks through them; `ui` is the only room that knows a terminal.
 //! `cause`, `text` and `wire` serve them all: why a connection failed, text from outside made safe to print, protobuf.
 
@@ -18,6 +19,7 @@ pub mod plan;
 pub mod registry;
 pub mod report;
 pub mod run;
+pub mod schedule;
 mod text;
 pub mod ui;
 mod wire;

@@ -807,7 +807,13 @@ pub(super) fn redis_access(found: &Discovery, options: &RedisOptions) -> Result<
         }
     };
     options.access(detected).ok_or_else(|| {
-        let why = format!("{}; name it: --redis-url=redis://HOST:6379", found.redis_unknowns().join("; "));
+        let rules: Vec<String> = found.missing_source_rules().iter().map(ToString::to_string).collect();
+        let right = match rules.as_slice() {
+            [] => String::new(),
+            rules => format!(" (the right that is missing: {})", rules.join(", ")),
+        };
+        let unknown = found.redis_unknowns().join("; ");
+        let why = format!("{unknown}{right}; name it: --redis-url=redis://HOST:6379");
         SharedRedis::Unreachable { address: "(unknown)".to_owned(), why }
     })
 }

@@ -6,11 +6,7 @@ use std::ffi::OsString;
 use clap::{ArgAction, Parser};
 
 use super::{
-    connection::ConnectionArgs,
-    place::{CACHE, PlaceArgs},
-    redis::RedisArgs,
-    registry::RegistryArgs,
-    running::RunningArgs,
+    caching::CacheArgs, connection::ConnectionArgs, registry::RegistryArgs, running::RunningArgs,
     selection::SelectionArgs,
 };
 
@@ -68,32 +64,8 @@ pub(super) struct PruneArgs {
     #[arg(long = "version", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) version_text: Option<String>,
 
-    /// What makes the registry's caches forget the deleted blobs
-    ///
-    /// auto: the first that is possible and complete of evict, restart and wait. evict: Redis and each replica forget
-    /// each blob right after it is deleted, without downtime. restart: Redis, then all replicas are replaced. flush:
-    /// Redis alone. wait: Redis, then until what the replicas remember has expired. disable: the caches are switched
-    /// off for good, before the first deletion. none: nothing; what stays stale is said.
-    #[arg(long, value_name = "STEP", help_heading = CACHE)]
-    pub(super) registry_cache: Option<String>,
-
-    /// How many deleted blobs to ask every replica for at the end
-    ///
-    /// off, sample or all. Asking needs the right to get imagestreams/layers. Default: sample.
-    #[arg(long, value_name = "EXTENT", help_heading = CACHE)]
-    pub(super) check: Option<String>,
-
-    /// How long the replacement of the replicas may take
-    ///
-    /// Default: 10m.
-    #[arg(long, value_name = "DURATION", help_heading = CACHE)]
-    pub(super) cache_timeout: Option<String>,
-
     #[command(flatten)]
-    pub(super) place: PlaceArgs,
-
-    #[command(flatten)]
-    pub(super) redis: RedisArgs,
+    pub(super) cache: CacheArgs,
 
     #[command(flatten)]
     pub(super) connection: ConnectionArgs,
@@ -109,6 +81,7 @@ Commands:
   {program} cache check               Ask every replica for deleted blobs
   {program} cache flush               Remove deleted blobs from the registry's Redis
   {program} cache disable, enable     Switch the registry's caches off, and on again
+  {program} cronjob, job              Print the objects that prune on a schedule, or once
   {program} completion                Complete the command line in shells, oc and kubectl
   {program} man                       Manual pages
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod cache;
+mod caching;
 mod cluster;
 mod completion;
 mod connection;
@@ -15,6 +16,7 @@ mod place_files;
 mod redis;
 mod registry;
 mod running;
+mod schedule;
 mod selection;
 mod subcommand;
 mod usage;

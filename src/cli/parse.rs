@@ -17,7 +17,7 @@ use super::{
     man,
     options::{ExplainOptions, Options},
     place_files::PlaceFilesOptions,
-    subcommand,
+    schedule, subcommand,
     usage::{UsageArgs, UsageOptions},
     validate,
     what_if::{WhatIfArgs, WhatIfOptions},
@@ -27,6 +27,7 @@ use crate::{
         check::CheckOptions, flush::FlushOptions, status::StatusOptions, switch::SwitchOptions,
     },
     error::Failure,
+    schedule::ScheduleOptions,
     text::sanitize,
 };
 
@@ -47,6 +48,8 @@ pub enum Invocation {
     CacheSwitch(Box<SwitchOptions>),
     /// Show which caches the registry has.
     CacheStatus(Box<StatusOptions>),
+    /// Print or apply the objects of a prune that the cluster runs.
+    Schedule(Box<ScheduleOptions>),
     /// Answer a shell that asks how a word can go on.
     Complete(Box<Completion>),
     /// Write files for other programs to find.
@@ -91,6 +94,8 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
             Some(cache::WORD) => return cache::invocation(rest, program),
             Some("completion") => return subcommand::read::<completion::CompletionArgs>(named, program),
             Some("explain") => return subcommand::read::<ExplainArgs>(named, program),
+            Some("cronjob") => return subcommand::read::<schedule::CronJobArgs>(named, program),
+            Some("job") => return subcommand::read::<schedule::JobArgs>(named, program),
             Some("man") => return subcommand::read::<man::ManArgs>(named, program),
             Some("__complete") => {
                 return Ok(Invocation::Complete(Box::new(completion::words::complete(rest, program))));
@@ -126,6 +131,7 @@ pub fn commands(program: &str) -> Vec<clap::Command> {
     commands.push(subcommand::command::<ExplainArgs>(program));
     commands.extend([subcommand::command::<UsageArgs>(program), subcommand::command::<WhatIfArgs>(program)]);
     commands.extend(cache::commands(program));
+    commands.extend(schedule::commands(program));
     commands.push(subcommand::command::<completion::CompletionArgs>(program));
     commands.push(subcommand::command::<man::ManArgs>(program));
     commands

@@ -110,6 +110,50 @@ impl RedisArgs {
         Ok(RedisOptions { whereabouts, certificates, password, patience, flags })
     }
 
+    /// Checks the values for a run in the cluster, which takes what is secret from Secrets: whether the address is
+    /// given, and the authority.
+    pub(super) fn in_cluster(&self, has_password: bool, has_client: bool) -> Result<InCluster, Failure> {
+        timeout("--redis-timeout", self.redis_timeout.as_deref(), TIMEOUT)?;
+        if nonempty_path(self.redis_password_file.clone()).is_some() {
+            return Err(Failure::usage("--redis-password-file: the job has no file of this machine")
+                .hint("name a Secret in the job's namespace, and its key: --redis-secret=NAME/KEY"));
+        }
+        let client = [&self.redis_client_certificate, &self.redis_client_key];
+        if client.into_iter().any(|path| nonempty_path(path.clone()).is_some()) {
+            return Err(Failure::usage("--redis-client-certificate: the job has no file of this machine")
+                .hint("name a Secret of type kubernetes.io/tls in the job's namespace: --redis-client-secret=NAME"));
+        }
+        let ca = nonempty_path(self.redis_ca.clone());
+        let url = nonempty(self.redis_url.clone());
+        let is_given = url.is_some();
+        match url.as_deref() {
+            Some("none") if has_password || has_client || ca.is_some() => {
+                return Err(Failure::usage("--redis-url=none cannot be specified with other flags of Redis"));
+            }
+            None | Some("none") => {}
+            Some(url) => {
+                let address = address(url)?;
+                if address.password.is_some() {
+                    return Err(Failure::usage(
+                        "--redis-url: everybody who may read jobs would see its password",
+                    )
+                    .hint("leave the password out, and name a Secret: --redis-secret=NAME/KEY"));
+                }
+                if (has_client || ca.is_some()) && !address.tls {
+                    return Err(without_tls(&address));
+                }
+                if address.user.is_some() && !has_password {
+                    return Err(Failure::usage("--redis-url names a user, and there is no password")
+                        .hint("name a Secret that has it: --redis-secret=NAME/KEY"));
+                }
+            }
+        }
+        let pem = certificates(ca, None, None)?.ca;
+        // What parsed as PEM is text.
+        let ca = pem.map(|pem| String::from_utf8_lossy(&pem).into_owned());
+        Ok(InCluster { is_given, ca })
+    }
+
     /// The flags to repeat this with, without the password: one in the URL must come from a file then.
     fn flags(&self, whereabouts: &Whereabouts) -> String {
         let path = |path: &Option<PathBuf>| {
@@ -130,6 +174,14 @@ impl RedisArgs {
             ("--redis-timeout", nonempty(self.redis_timeout.clone())),
         ])
     }
+}
+
+/// The registry's Redis for a run in the cluster.
+pub(super) struct InCluster {
+    /// Whether its address is given, or that there is none.
+    pub(super) is_given: bool,
+    /// The authority that signed its certificate, a PEM text.
+    pub(super) ca: Option<String>,
 }
 
 fn address(url: &str) -> Result<RedisAddress, Failure> {

@@ -11,7 +11,6 @@ use super::{
     values::{self, quote},
 };
 use crate::{
-    cache::{CacheOptions, Extent, Strategy},
     cause::io_text,
     cluster::ConnectionOptions,
     error::Failure,
@@ -19,7 +18,6 @@ use crate::{
     text::sanitize,
 };
 
-const CACHE_TIMEOUT: Duration = Duration::from_secs(600);
 const NUM_WORKERS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
 
 /// Checks every value and fills in the defaults.
@@ -44,13 +42,7 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
         verbosity: verbosity(args.verbosity.as_deref())?,
         confirm,
         may_ask: args.confirm.is_none() && !dry_run && nonempty(args.output).is_none(),
-        cache: CacheOptions {
-            strategy: word("--registry-cache", args.registry_cache, Strategy::BY_NAME)?,
-            check: word("--check", args.check, Extent::BY_NAME)?,
-            timeout: timeout("--cache-timeout", args.cache_timeout.as_deref(), CACHE_TIMEOUT)?,
-            place: args.place.place()?,
-            redis: args.redis.options()?,
-        },
+        cache: args.cache.options()?,
         connection: ConnectionOptions { field_manager: running.field_manager, ..args.connection.options()? },
         // Last, because it reads a file: a mistake on the command line comes first.
         registry: args.registry.options()?,
@@ -78,7 +70,7 @@ pub(super) fn asked_for(flag: &'static str, word: Option<&str>) -> Result<bool, 
     switch(flag, word)
 }
 
-fn num_workers(word: Option<&str>) -> Result<NonZeroUsize, Failure> {
+pub(super) fn num_workers(word: Option<&str>) -> Result<NonZeroUsize, Failure> {
     let Some(word) = word else { return Ok(NUM_WORKERS) };
     let number = integer("--num-workers", word)?;
     if number < 0 {

@@ -319,7 +319,8 @@ const PRUNER_READS: [&str; 14] = [
     "imagestreams",
 ];
 
-fn pruner_may(verb: &str, resource: &str) -> bool {
+/// Whether `system:image-pruner` gives this verb on this resource, in whatever group has it.
+pub(crate) fn pruner_may(verb: &str, resource: &str) -> bool {
     match verb {
         "list" => PRUNER_READS.contains(&resource),
         "get" => PRUNER_READS.contains(&resource) && resource != "limitranges",

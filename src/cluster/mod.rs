@@ -19,6 +19,7 @@ mod warnings;
 pub use connect::{Cluster, install_crypto};
 pub use credentials::{Refresh, TokenSource};
 pub use error::ApiError;
+pub(crate) use error::pruner_may;
 pub use forward::Forward;
 pub use kubeconfig::{Entries, entries};
 pub use options::{ConnectionOptions, Environment, RequestTimeout};

@@ -9,7 +9,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Mutex;
 
 use super::Announce;
-use crate::cache::detect::{self, Place, Pod, Reading, Rule};
+use crate::cache::detect::{self, Need, Place, Pod, Reading, Rule};
 use crate::cluster::{ApiError, Cluster, Forward};
 use crate::text::{printable, sanitize};
 
@@ -154,10 +154,9 @@ async fn forward(cluster: &Cluster, place: &Place, pod: &Pod) -> Result<Forward,
         Ok(Err(error)) => error,
         Err(_) => ApiError::Timeout("waiting for the port-forward"),
     };
-    let rule = |verb| Rule::namespaced(verb, "", "pods", namespace).subresource("portforward");
     let missing = match error {
         // A server asks for one of the two or for both, and names the first that is missing.
-        ApiError::Forbidden { .. } => vec![rule("get"), rule("create")],
+        ApiError::Forbidden { .. } => Need::forward(place).map(|need| need.rule).into(),
         _ => Vec::new(),
     };
     Err(NoPod { why: format!("pod {}: {}", printable(&pod.name), sanitize(&error.to_string())), missing })

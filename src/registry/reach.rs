@@ -15,7 +15,7 @@ use super::connect::{
 };
 use super::pods::{NoPod, Pods};
 use super::via::{ForeseenWay, Kind, Routes, Via, Way, routes};
-use crate::cache::detect::{self, Place, Rule};
+use crate::cache::detect::{self, Need, Place, Rule};
 use crate::cause::Cause;
 use crate::cluster::{ApiError, ApiRequest, Cluster, Refresh, Retry};
 use crate::error::Failure;
@@ -125,7 +125,7 @@ async fn routes_of(
     let Place { namespace, deployment: service } = place;
     let path = format!("/apis/{ROUTE_GROUP}/v1/namespaces/{namespace}/routes");
     let answer = cluster.request(ApiRequest::get(path)).await.map_err(|error| {
-        let rule = Rule::namespaced("list", ROUTE_GROUP, "routes", namespace);
+        let rule = Need::list_routes(place).rule;
         let rule = matches!(error, ApiError::Forbidden { .. }).then_some(rule);
         (sanitize(&error.to_string()), rule)
     })?;
@@ -232,7 +232,7 @@ pub async fn service_ca(cluster: &Cluster, place: &Place) -> Result<Vec<u8>, Opt
     let path = format!("/api/v1/namespaces/{}/configmaps/{name}", place.namespace);
     let request = ApiRequest { retry: Retry::Never, ..ApiRequest::get(path) };
     let answer = cluster.request(request).await.map_err(|error| {
-        let rule = Rule::namespaced("get", "", "configmaps", &place.namespace).of(name);
+        let rule = Need::read_authority(place).rule;
         matches!(error, ApiError::Forbidden { .. }).then_some(rule)
     })?;
     let mut authority: Authority = serde_json::from_slice(&answer.body).map_err(|_| None)?;

@@ -1,8 +1,8 @@
 //! What every command that decides does first: reads the cluster, and decides by the flags.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
@@ -30,6 +30,8 @@ pub(super) struct Look {
     pub(super) now: Timestamp,
     /// What the administrator should know of the reading.
     pub(super) warnings: Vec<String>,
+    /// The rights that are missing to read what would protect more.
+    pub(super) unread: BTreeSet<String>,
 }
 
 /// Connects to the cluster; what the server warns of is said.
@@ -48,9 +50,15 @@ pub(super) async fn read_and_show(
     ui: &Arc<Ui>,
 ) -> Result<Look, Failure> {
     let counters = Counters::new(ui);
+    let unread = Mutex::new(BTreeSet::new());
     let tell = |event: inventory::Event| {
-        if let inventory::Event::Progress(resource, count) = &event {
-            counters.set(resource, *count);
+        match &event {
+            inventory::Event::Progress(resource, count) => counters.set(resource, *count),
+            inventory::Event::Skipped(resource, why) if why.starts_with("forbidden") => {
+                let mut unread = unread.lock().unwrap_or_else(PoisonError::into_inner);
+                unread.insert(format!("list {}", printable(resource)));
+            }
+            inventory::Event::Skipped(..) | inventory::Event::Restarted(_) => {}
         }
         log_reading(event);
     };
@@ -62,7 +70,8 @@ pub(super) async fn read_and_show(
     refuse_undecodable(&undecodable)?;
     let missing = plan::missing_images(&inventory, &rules(options, now), &inventory.streams);
     inventory::add_appeared(cluster, &mut inventory, &missing).await?;
-    Ok(Look { inventory, repositories, managed_hosts, now, warnings })
+    let unread = unread.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Look { inventory, repositories, managed_hosts, now, warnings, unread })
 }
 
 /// Who the API server takes us for; where it does not say, the kubeconfig's name.

@@ -10,6 +10,7 @@ mod metrics;
 mod page;
 mod place_files;
 mod prune;
+mod schedule;
 mod signals;
 mod usage;
 mod what_if;
@@ -45,6 +46,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         Invocation::Explain(options) => return start(options.verbosity, explain::run(&options, ui)),
         Invocation::Usage(options) => return start(options.verbosity, usage::run(&options, ui)),
         Invocation::WhatIf(options) => return start(options.verbosity, what_if::run(&options, ui)),
+        Invocation::Schedule(options) => return start(options.verbosity, schedule::run(&options, ui)),
         Invocation::Prune(options) => options,
     };
     start(options.verbosity, prune::run(&options, ui))

@@ -25,13 +25,14 @@ use crate::report::cache::CacheReport;
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
 use crate::report::html::{self, Done, Found};
 use crate::report::{self, printable, text};
+use crate::schedule;
 use crate::text::quoted;
 use crate::ui::{Bar, Ui};
 
 /// Plans a prune, and carries it out if `--confirm` or somebody at the terminal says so.
 pub(super) async fn run(options: &Options, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     let mut tally = Tally::begin();
-    let result = plan_and_prune(options, ui, &mut tally).await;
+    let result = Box::pin(plan_and_prune(options, ui, &mut tally)).await;
     if let Some(path) = &options.metrics_file {
         let exit = result.as_ref().map_or_else(|failure| failure.exit, |exit| *exit);
         tally.write(path, exit, ui);
@@ -77,7 +78,16 @@ async fn begin(
     if options.confirm {
         has_token(options, &cluster).await?;
     }
-    let look = look::read_and_show(&cluster, &options.prune, ui).await?;
+    let (look, second_pruner) = tokio::join!(
+        Box::pin(look::read_and_show(&cluster, &options.prune, ui)),
+        Box::pin(schedule::api::second_pruner(&cluster))
+    );
+    let mut look = look?;
+    look.warnings.extend(second_pruner);
+    if options.confirm && !look.unread.is_empty() {
+        let unread: Vec<&str> = look.unread.iter().map(String::as_str).collect();
+        ui.message(&format!("Less is protected than could be: rights are missing: {}", unread.join(", ")));
+    }
     let begun = Begun { cluster, look };
     if options.may_ask && ui.can_ask() {
         return Box::pin(interactive::agree(options, ui, begun)).await;

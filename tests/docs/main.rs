@@ -39,6 +39,7 @@ pages! {
     flags: "docs/flags.md",
     output: "docs/output.md",
     permissions: "docs/permissions.md",
+    scheduling: "docs/scheduling.md",
     troubleshooting: "docs/troubleshooting.md",
     usage: "docs/usage.md",
 }

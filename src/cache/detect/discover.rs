@@ -14,16 +14,13 @@ use crate::text::{self, sanitize};
 use super::caches::{CacheConfig, Password, Redis, Setting, cache_of};
 use super::environment::{Declared, Objects, Origin, Source};
 use super::objects::{self, Operator, Pod, Reading, Workload, WorkloadKind};
-use super::rights::{Right, Rights, Rule, Verdict, verdict};
+use super::rights::{Need, OPERATOR_GROUP, Right, Rights, Rule, Verdict, verdict};
 
 /// What selects the registry's pods where no workload says otherwise.
 const LABELS: &str = "docker-registry=default";
 
 /// The registry of clusters before the operator.
 const OLD: (&str, &str) = ("default", "docker-registry");
-
-/// The API group of the image-registry operator.
-const OPERATOR_GROUP: &str = "imageregistry.operator.openshift.io";
 
 /// Where the registry runs. Both names are parts of paths: they must be valid as such.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +165,12 @@ impl Discovery {
         }
     }
 
+    /// The rights that would show the Secrets and `ConfigMap`s that are hidden now.
+    #[must_use]
+    pub fn missing_source_rules(&self) -> Vec<&Rule> {
+        self.sources.iter().filter_map(|(_, reading)| reading.missing_rule()).collect()
+    }
+
     /// The rights that would show what is hidden now, each once.
     #[must_use]
     pub fn missing_rules(&self) -> Vec<Rule> {
@@ -243,7 +246,7 @@ async fn workload(cluster: &Cluster, place: &Place) -> (Place, Reading<Workload>
     let found = read(
         cluster,
         &format!("/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}"),
-        workload_rule("get", WorkloadKind::Deployment, place),
+        Need::read_workload(WorkloadKind::Deployment, place).rule,
         objects::deployment,
     )
     .await;
@@ -259,7 +262,7 @@ async fn workload(cluster: &Cluster, place: &Place) -> (Place, Reading<Workload>
         let found = read(
             cluster,
             &format!("/apis/apps.openshift.io/v1/namespaces/{namespace}/deploymentconfigs/{deployment}"),
-            workload_rule("get", WorkloadKind::DeploymentConfig, &candidate),
+            Need::read_workload(WorkloadKind::DeploymentConfig, &candidate).rule,
             objects::deployment_config,
         )
         .await;
@@ -272,7 +275,7 @@ async fn workload(cluster: &Cluster, place: &Place) -> (Place, Reading<Workload>
 
 async fn operator(cluster: &Cluster) -> Reading<Operator> {
     let path = format!("/apis/{OPERATOR_GROUP}/v1/configs/cluster");
-    read(cluster, &path, operator_rule("get"), objects::operator).await
+    read(cluster, &path, Need::read_operator().rule, objects::operator).await
 }
 
 /// Reads a Secret or a `ConfigMap`.
@@ -303,16 +306,7 @@ pub(crate) async fn pods(cluster: &Cluster, place: &Place, selector: &str) -> Re
 async fn declared_pods(cluster: &Cluster, place: &Place, selector: &str) -> Reading<Vec<(Pod, Declared)>> {
     let selector: String = url::form_urlencoded::byte_serialize(selector.as_bytes()).collect();
     let path = format!("/api/v1/namespaces/{}/pods?labelSelector={selector}", place.namespace);
-    read(cluster, &path, Rule::namespaced("list", "", "pods", &place.namespace), objects::pods).await
-}
-
-fn workload_rule(verb: &'static str, kind: WorkloadKind, place: &Place) -> Rule {
-    let (group, resource) = kind.resource();
-    Rule::namespaced(verb, group, resource, &place.namespace).of(&place.deployment)
-}
-
-fn operator_rule(verb: &'static str) -> Rule {
-    Rule::cluster_wide(verb, OPERATOR_GROUP, "configs").of("cluster")
+    read(cluster, &path, Need::list_pods(place).rule, objects::pods).await
 }
 
 const UNDECODABLE: &str = "the answer cannot be decoded";
@@ -339,52 +333,33 @@ async fn read<T>(
     }
 }
 
-/// The rights that the cache step may need, with what they are good for.
-fn questions(found: &Discovery) -> Vec<(Rule, &'static str)> {
+/// The rights that the cache step may need.
+fn questions(found: &Discovery) -> Vec<Need> {
     let Discovery { place, workload, sources, .. } = found;
     let kind = workload.get().map_or(WorkloadKind::Deployment, |workload| workload.kind);
-    let in_namespace = |verb, resource| Rule::namespaced(verb, "", resource, &place.namespace);
-    let mut questions = vec![
-        (in_namespace("list", "pods"), "find the replicas"),
-        (workload_rule("get", kind, place), "read the registry's configuration"),
-    ];
-    let of_sources = sources.iter().filter_map(|(source, _)| source.rule());
-    questions.extend(of_sources.map(|rule| (rule, "read the registry's configuration")));
+    let [see_forward, forward] = Need::forward(place);
+    let mut questions = vec![Need::list_pods(place), Need::read_workload(kind, place)];
+    questions.extend(sources.iter().filter_map(|(source, _)| Need::read_source(source)));
     questions.extend([
-        (
-            Rule::cluster_wide("delete", "image.openshift.io", "images"),
-            "prune in the registry, and make replicas forget",
-        ),
-        (
-            Rule::cluster_wide("get", "image.openshift.io", "imagestreams").subresource("layers"),
-            "ask replicas what they still answer for",
-        ),
-        (in_namespace("get", "pods").subresource("portforward"), "reach replicas from outside the cluster"),
-        (
-            in_namespace("create", "pods").subresource("portforward"),
-            "reach replicas from outside the cluster",
-        ),
-        (
-            Rule::namespaced("list", "route.openshift.io", "routes", &place.namespace),
-            "reach the registry by a route",
-        ),
-        (
-            in_namespace("get", "configmaps").of("openshift-service-ca.crt"),
-            "verify replicas from outside the cluster",
-        ),
-        (in_namespace("get", "services"), "reach a Redis from outside the cluster"),
-        (workload_rule("patch", kind, place), "restart the replicas"),
-        (operator_rule("get"), "restart what the operator manages"),
-        (operator_rule("update"), "restart what the operator manages"),
-        (in_namespace("create", "pods").subresource("eviction"), "replace replicas one by one"),
-        (in_namespace("delete", "pods"), "replace replicas one by one"),
+        Need::delete_images(),
+        Need::check(),
+        see_forward,
+        forward,
+        Need::list_routes(place),
+        Need::read_authority(place),
+        Need::read_services(place),
+        Need::annotate(kind, place),
+        Need::read_operator(),
+        Need::configure(),
+        Need::evict_pods(place),
+        Need::delete_pods(place),
     ]);
     questions
 }
 
 /// Asks the API server what the present user may do of what the cache step may need: all at once.
 pub async fn rights(cluster: &Cluster, found: &Discovery) -> Rights {
-    let asked = questions(found).into_iter().map(|(rule, purpose)| async move {
+    let asked = questions(found).into_iter().map(|Need { rule, purpose }| async move {
         let verdict = ask(cluster, &rule).await;
         Right { rule, purpose, verdict }
     });

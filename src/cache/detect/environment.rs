@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, KeyToPath, Pod
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::objects::{Reading, registry_container};
-use super::rights::Rule;
+use super::rights::{Need, Rule};
 use super::settings::{VARIABLES, matters};
 
 /// Where the image's own configuration file is; the registry is started with it.
@@ -57,7 +57,7 @@ impl Source {
     /// The right that is needed to read it; none for what only the pod itself knows.
     #[must_use]
     pub fn rule(&self) -> Option<Rule> {
-        Some(Rule::namespaced("get", "", self.resource()?, &self.namespace).of(&self.name))
+        Need::read_source(self).map(|need| need.rule)
     }
 }
 

@@ -18,5 +18,5 @@ pub use discover::{Configuration, Discovery, Place, discover, rights};
 pub(crate) use discover::{pods, whereabouts};
 pub use environment::{ConfigFile, Declared, Environment, KeyOf, Origin, Source, Value, Variable};
 pub use objects::{Counts, ManagementState, Operator, Pod, Reading, Strategy, Workload, WorkloadKind};
-pub use rights::{Right, Rights, Rule, Verdict};
+pub use rights::{Need, Right, Rights, Rule, Verdict};
 pub use settings::Configured;

@@ -1,8 +1,19 @@
-//! What the present user may do: the rules that the cache step needs, as data. Pure.
+//! Rights: what the cache step needs them for, as data, and what the present user has of them. Pure.
+//!
+//! [`Need`] is the one table of them: what is asked about, what a restart looks for, and what a schedule's roles give
+//! come from it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use super::discover::Place;
+use super::environment::Source;
+use super::objects::WorkloadKind;
+use crate::cluster::pruner_may;
+
+/// The API group of the image-registry operator.
+pub(in crate::cache) const OPERATOR_GROUP: &str = "imageregistry.operator.openshift.io";
 
 /// A right, as a rule of a role gives it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,18 +111,15 @@ impl Rule {
 
     /// The role of every cluster that has the right and little else.
     fn known_role(&self) -> Option<&'static str> {
-        match (self.verb, self.group, self.resource, self.subresource) {
-            ("get", "image.openshift.io", "imagestreams", "layers") => Some("system:image-puller"),
-            ("delete", "image.openshift.io", "images", "")
-            | ("get" | "list", "", "pods", "")
-            | ("get", "apps", "deployments", "")
-            | ("get", "apps.openshift.io", "deploymentconfigs", "") => Some("system:image-pruner"),
-            _ => None,
+        if (self.verb, self.resource, self.subresource) == ("get", "imagestreams", "layers") {
+            return Some("system:image-puller");
         }
+        let is_pruners = self.subresource.is_empty() && pruner_may(self.verb, self.resource);
+        is_pruners.then_some("system:image-pruner")
     }
 
     /// The `SelfSubjectAccessReview` that asks for it.
-    pub(super) fn review(&self) -> serde_json::Value {
+    pub(in crate::cache) fn review(&self) -> serde_json::Value {
         let mut attributes = serde_json::Map::new();
         for (name, value) in [
             ("verb", self.verb),
@@ -143,6 +151,139 @@ impl fmt::Display for Rule {
             Some(namespace) => write!(f, " in namespace {namespace}"),
             None => f.write_str(" in the whole cluster"),
         }
+    }
+}
+
+/// A right, and what the cache step is to do with it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Need {
+    /// The right.
+    pub rule: Rule,
+    /// What it is good for, in a few words.
+    pub purpose: &'static str,
+}
+
+impl Need {
+    fn new(rule: Rule, purpose: &'static str) -> Self {
+        Self { rule, purpose }
+    }
+
+    fn in_registry(verb: &'static str, resource: &'static str, place: &Place, purpose: &'static str) -> Self {
+        Self::new(Rule::namespaced(verb, "", resource, &place.namespace), purpose)
+    }
+
+    fn workload(verb: &'static str, kind: WorkloadKind, place: &Place, purpose: &'static str) -> Self {
+        let (group, resource) = kind.resource();
+        Self::new(Rule::namespaced(verb, group, resource, &place.namespace).of(&place.deployment), purpose)
+    }
+
+    fn operator(verb: &'static str, purpose: &'static str) -> Self {
+        Self::new(Rule::cluster_wide(verb, OPERATOR_GROUP, "configs").of("cluster"), purpose)
+    }
+
+    /// To list the registry's pods.
+    #[must_use]
+    pub fn list_pods(place: &Place) -> Self {
+        Self::in_registry("list", "pods", place, "find the replicas")
+    }
+
+    /// To read the Deployment or `DeploymentConfig`.
+    #[must_use]
+    pub fn read_workload(kind: WorkloadKind, place: &Place) -> Self {
+        Self::workload("get", kind, place, "read the registry's configuration")
+    }
+
+    /// To read a Secret or `ConfigMap` that the registry's configuration refers to; none for what only the pod knows.
+    #[must_use]
+    pub fn read_source(source: &Source) -> Option<Self> {
+        let rule = Rule::namespaced("get", "", source.resource()?, &source.namespace).of(&source.name);
+        Some(Self::new(rule, "read the registry's configuration"))
+    }
+
+    /// To read which authority signs the replicas' certificates, where a route is vouched for by another one.
+    #[must_use]
+    pub fn read_authority(place: &Place) -> Self {
+        let rule = Rule::namespaced("get", "", "configmaps", &place.namespace).of("openshift-service-ca.crt");
+        Self::new(rule, "verify the certificates of the replicas")
+    }
+
+    /// To delete in the registry.
+    #[must_use]
+    pub fn delete_images() -> Self {
+        let rule = Rule::cluster_wide("delete", "image.openshift.io", "images");
+        Self::new(rule, "prune in the registry, and make replicas forget")
+    }
+
+    /// To ask the registry for blobs and manifests, which is to pull.
+    #[must_use]
+    pub fn check() -> Self {
+        let rule = Rule::cluster_wide("get", "image.openshift.io", "imagestreams").subresource("layers");
+        Self::new(rule, "ask replicas what they still answer for")
+    }
+
+    /// To reach pods through the API server.
+    #[must_use]
+    pub fn forward(place: &Place) -> [Self; 2] {
+        ["get", "create"].map(|verb| {
+            let rule = Rule::namespaced(verb, "", "pods", &place.namespace).subresource("portforward");
+            Self::new(rule, "reach replicas from outside the cluster")
+        })
+    }
+
+    /// To find a route to the registry's service.
+    #[must_use]
+    pub fn list_routes(place: &Place) -> Self {
+        let rule = Rule::namespaced("list", "route.openshift.io", "routes", &place.namespace);
+        Self::new(rule, "reach the registry by a route")
+    }
+
+    /// To find the pods behind a service's name.
+    #[must_use]
+    pub fn read_services(place: &Place) -> Self {
+        Self::in_registry("get", "services", place, "reach a Redis from outside the cluster")
+    }
+
+    /// To restart by an annotation of the pod template.
+    #[must_use]
+    pub fn annotate(kind: WorkloadKind, place: &Place) -> Self {
+        Self::workload("patch", kind, place, "restart the replicas")
+    }
+
+    /// To read the operator's configuration.
+    #[must_use]
+    pub fn read_operator() -> Self {
+        Self::operator("get", "restart what the operator manages")
+    }
+
+    /// To restart by the operator's configuration.
+    #[must_use]
+    pub fn configure() -> Self {
+        Self::operator("update", "restart what the operator manages")
+    }
+
+    /// To replace pods as their budget allows.
+    #[must_use]
+    pub fn evict_pods(place: &Place) -> Self {
+        let rule = Rule::namespaced("create", "", "pods", &place.namespace).subresource("eviction");
+        Self::new(rule, "replace replicas one by one")
+    }
+
+    /// To replace pods whatever their budget says.
+    #[must_use]
+    pub fn delete_pods(place: &Place) -> Self {
+        Self::in_registry("delete", "pods", place, "replace replicas one by one")
+    }
+
+    /// To change the variables of the registry's container.
+    #[must_use]
+    pub fn switch_off(kind: WorkloadKind, place: &Place) -> Self {
+        Self::workload("update", kind, place, "switch the registry's caches off")
+    }
+
+    /// To see that no operator would turn a change of the Deployment back.
+    #[must_use]
+    pub fn see_operator() -> Self {
+        Self::operator("get", "see whether the operator would turn the change back")
     }
 }
 

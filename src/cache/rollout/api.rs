@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::super::detect::{Place, Reading, WorkloadKind, discover};
+use super::super::detect::{Place, Reading, Rule, WorkloadKind, discover};
 use super::seen::{self, Controller, Endpoint, Seen};
-use super::ways::{Operator, Right};
+use super::ways::Operator;
 use crate::cluster::{ApiError, ApiRequest, Cluster, Retry, is_object_name};
 use crate::text::sanitize;
 
@@ -177,18 +177,10 @@ impl<'a> Api<'a> {
     }
 
     /// Whether this user has the right; `None` if that cannot be found out.
-    pub(in crate::cache) async fn may(&self, right: &Right) -> Result<Option<bool>, ApiError> {
-        let Right { verb, group, resource, subresource, namespace, name } = right;
-        let review = json!({
-            "kind": "SelfSubjectAccessReview",
-            "apiVersion": "authorization.k8s.io/v1",
-            "spec": { "resourceAttributes": {
-                "verb": verb, "group": group, "resource": resource, "subresource": subresource,
-                "namespace": namespace.as_deref().unwrap_or_default(), "name": name.as_deref().unwrap_or_default(),
-            } },
-        });
+    pub(in crate::cache) async fn may(&self, rule: &Rule) -> Result<Option<bool>, ApiError> {
         let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-        let request = ApiRequest { retry: Retry::Never, ..body(Method::POST, path.to_owned(), &review) };
+        let request =
+            ApiRequest { retry: Retry::Never, ..body(Method::POST, path.to_owned(), &rule.review()) };
         match self.cluster.request(request).await {
             Ok(answer) => Ok(json_of(&answer.body)?["status"]["allowed"].as_bool()),
             Err(ApiError::Forbidden { .. } | ApiError::NotFound { .. }) => Ok(None),

@@ -27,7 +27,7 @@ pub use self::follow::{Proof, Survivor};
 use self::seen::Seen;
 pub(in crate::cache) use self::ways::Operator;
 use self::ways::{Facts, Needed, Rights, choose};
-pub use self::ways::{Right, Way, Ways};
+pub use self::ways::{Way, Ways};
 use super::detect::Place;
 use crate::cluster::{ApiError, Cluster};
 use crate::error::{Exit, Failure};

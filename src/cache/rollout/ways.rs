@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::super::detect::{Place, WorkloadKind};
+use super::super::detect::{Need, Place, Rule, WorkloadKind};
 use super::seen::Controller;
 
 /// A way to restart the registry.
@@ -29,71 +29,31 @@ impl fmt::Display for Way {
     }
 }
 
-/// A right at the API server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Right {
-    /// The verb.
-    pub verb: &'static str,
-    /// The API group; empty for core.
-    pub group: &'static str,
-    /// The resource, plural.
-    pub resource: &'static str,
-    /// Its subresource, if it is for one.
-    pub subresource: &'static str,
-    /// The namespace; none for what is in no namespace.
-    pub namespace: Option<String>,
-    /// The only object that it is needed for; all if absent.
-    pub name: Option<String>,
-}
-
-impl fmt::Display for Right {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verb, group, resource, subresource, namespace, name } = self;
-        write!(f, "{verb} {resource}")?;
-        for (mark, part) in [(".", *group), ("/", name.as_deref().unwrap_or_default()), ("/", *subresource)] {
-            if !part.is_empty() {
-                write!(f, "{mark}{part}")?;
-            }
-        }
-        if let Some(namespace) = namespace {
-            write!(f, " in namespace {namespace}")?;
-        }
-        Ok(())
-    }
-}
-
-/// The group of the operator's configuration.
-const OPERATOR_GROUP: &str = "imageregistry.operator.openshift.io";
-
 /// The rights that the ways need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Needed {
     /// For [`Way::Annotate`].
-    pub(crate) annotate: Right,
+    pub(crate) annotate: Rule,
     /// For [`Way::Override`], next to reading it.
-    pub(crate) configure: Right,
+    pub(crate) configure: Rule,
     /// To read the operator's configuration.
-    pub(crate) read_operator: Right,
+    pub(crate) read_operator: Rule,
     /// For [`Way::Evict`].
-    pub(crate) evict: Right,
+    pub(crate) evict: Rule,
     /// For [`Way::Delete`].
-    pub(crate) delete: Right,
+    pub(crate) delete: Rule,
 }
 
 impl Needed {
     /// The rights for the registry at this place.
     #[must_use]
     pub(crate) fn at(place: &Place) -> Self {
-        let own = Some(place.namespace.clone());
-        let right = |verb, group, resource, subresource, namespace: Option<String>, name: Option<&str>| {
-            Right { verb, group, resource, subresource, namespace, name: name.map(ToOwned::to_owned) }
-        };
         Self {
-            annotate: right("patch", "apps", "deployments", "", own.clone(), Some(&place.deployment)),
-            configure: right("update", OPERATOR_GROUP, "configs", "", None, Some("cluster")),
-            read_operator: right("get", OPERATOR_GROUP, "configs", "", None, Some("cluster")),
-            evict: right("create", "", "pods", "eviction", own.clone(), None),
-            delete: right("delete", "", "pods", "", own, None),
+            annotate: Need::annotate(WorkloadKind::Deployment, place).rule,
+            configure: Need::configure().rule,
+            read_operator: Need::read_operator().rule,
+            evict: Need::evict_pods(place).rule,
+            delete: Need::delete_pods(place).rule,
         }
     }
 }
@@ -154,7 +114,7 @@ pub struct Ways {
     /// The open ones.
     pub possible: Vec<Way>,
     /// The rights any of which would open another one.
-    pub missing: Vec<Right>,
+    pub missing: Vec<Rule>,
     /// Why there is nothing to restart, if there is not.
     pub nothing: Option<String>,
     /// Why it could not be found out, if it could not.
@@ -180,7 +140,7 @@ pub(crate) fn choose(facts: &Facts, place: &Place) -> Ways {
     let is_paused = workload.is_some_and(|workload| workload.paused);
     let rolls_out = *kind == WorkloadKind::Deployment && !is_paused && workload.is_some();
     let needed = Needed::at(place);
-    let mut offer = |way, is_of_use: bool, has_right: bool, right: &Right| {
+    let mut offer = |way, is_of_use: bool, has_right: bool, right: &Rule| {
         if is_of_use && has_right {
             ways.possible.push(way);
         } else if is_of_use && !ways.missing.contains(right) {
@@ -307,11 +267,15 @@ mod tests {
         );
         assert_eq!(
             missing(&facts("Managed", Rights::default())),
-            ["update configs.imageregistry.operator.openshift.io/cluster", evict, delete]
+            [
+                "update configs.imageregistry.operator.openshift.io/cluster in the whole cluster",
+                evict,
+                delete
+            ]
         );
         assert_eq!(
             missing(&facts("?", Rights { annotate: true, ..Rights::default() })),
-            ["get configs.imageregistry.operator.openshift.io/cluster", evict, delete]
+            ["get configs.imageregistry.operator.openshift.io/cluster in the whole cluster", evict, delete]
         );
     }
 

@@ -4,6 +4,7 @@ use clap::Arg;
 
 use super::super::{
     options::{LookFormat, OutputFormat},
+    schedule,
     subcommand::FORMATS,
 };
 use crate::{
@@ -55,6 +56,7 @@ pub(super) fn of(arg: &Arg, command: &str) -> Values {
         ("output", "FORMAT") => Values::Known(match command {
             "" => words(OutputFormat::BY_NAME),
             "usage" | "what-if" => words(LookFormat::BY_NAME),
+            "cronjob" | "job" => words(schedule::FORMATS),
             _ => words(FORMATS),
         }),
         ("registry-cache", _) => Values::Known(words(Strategy::BY_NAME)),

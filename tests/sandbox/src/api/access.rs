@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use serde_json::{Value, json};
-
 use super::status::Target;
 use crate::lock;
 
@@ -54,7 +52,7 @@ impl Rule {
         self
     }
 
-    fn allows(&self, verb: &str, target: &Target<'_>) -> bool {
+    pub(super) fn allows(&self, verb: &str, target: &Target<'_>) -> bool {
         let has = |names: &[String], name: &str| names.iter().any(|known| known == "*" || known == name);
         let resource = match target.subresource {
             "" => target.resource.to_owned(),
@@ -231,49 +229,36 @@ impl Access {
         lock(&self.state).tokens.get(token).cloned()
     }
 
-    /// Why the user may do this; `None` if they may not.
-    pub(crate) fn reason(&self, user: &str, verb: &str, target: &Target<'_>) -> Option<String> {
+    /// Whether this right was taken away from the user.
+    pub(super) fn is_denied(&self, user: &str, verb: &str, target: &Target<'_>) -> bool {
         let resource = match target.subresource {
             "" => target.resource.to_owned(),
             subresource => format!("{}/{subresource}", target.resource),
         };
+        let state = lock(&self.state);
+        let denied = state.accounts.get(user).into_iter().flat_map(|account| &account.denied);
+        denied
+            .into_iter()
+            .any(|(what, group, name)| what == verb && group == target.group && *name == resource)
+    }
+
+    /// Why the user may do this by their own rules; `None` if they may not.
+    pub(super) fn reason(&self, user: &str, verb: &str, target: &Target<'_>) -> Option<String> {
         // Reviews of oneself are everybody's right.
         if verb == "create" && target.resource.starts_with("selfsubject") && user != ANONYMOUS {
             return Some(String::new());
         }
         let state = lock(&self.state);
         let account = state.accounts.get(user)?;
-        let denied = account
-            .denied
-            .iter()
-            .any(|(what, group, name)| what == verb && group == target.group && *name == resource);
-        if denied || !account.rules.iter().any(|rule| rule.allows(verb, target)) {
+        if !account.rules.iter().any(|rule| rule.allows(verb, target)) {
             return None;
         }
         let role = &account.role;
         Some(format!("RBAC: allowed by ClusterRoleBinding {user:?} of ClusterRole {role:?} to User {user:?}"))
     }
 
-    /// The `resourceRules` of a `SelfSubjectRulesReview`.
-    pub(crate) fn resource_rules(&self, user: &str, namespace: &str) -> Value {
-        let state = lock(&self.state);
-        let rules = state.accounts.get(user).map(|account| account.rules.as_slice()).unwrap_or_default();
-        let own = rules
-            .iter()
-            .filter(|rule| rule.namespace.as_deref().is_none_or(|only| only == namespace))
-            .map(|rule| {
-                let mut shown =
-                    json!({ "verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources });
-                if !rule.names.is_empty() {
-                    shown["resourceNames"] = rule.names.as_slice().into();
-                }
-                shown
-            });
-        let everybodys = json!({
-            "verbs": ["create"],
-            "apiGroups": ["authorization.k8s.io"],
-            "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
-        });
-        std::iter::once(everybodys).chain(own).collect()
+    /// The user's own rules.
+    pub(super) fn rules(&self, user: &str) -> Vec<Rule> {
+        lock(&self.state).accounts.get(user).map(|account| account.rules.clone()).unwrap_or_default()
     }
 }

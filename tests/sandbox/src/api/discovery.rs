@@ -5,7 +5,7 @@ use http::{Response, header};
 use serde_json::{Value, json};
 
 use super::resource::{RESOURCES, Resource, aggregated, groups};
-use super::{Api, Failure, answered, respond, text};
+use super::{Api, Failure, answered, openapi, respond, text};
 use crate::lock;
 use crate::serve::{Body, full};
 
@@ -32,6 +32,9 @@ impl Api {
         let answer = match segments.as_slice() {
             ["healthz" | "livez" | "readyz"] => return Ok(text(StatusCode::OK, "ok")),
             ["version"] => return Ok(respond(StatusCode::OK, "application/json", full(VERSION))),
+            ["openapi", "v2"] => {
+                return Ok(respond(StatusCode::OK, openapi::TYPE, full(openapi::document())));
+            }
             ["api"] => json!({
                 "kind": "APIVersions",
                 "versions": ["v1"],

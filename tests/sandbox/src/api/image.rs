@@ -220,7 +220,7 @@ impl Cluster for Api {
     fn allowed(&self, user: &str, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let target = Target { group: GROUP, resource, subresource, namespace, name };
-        self.access.reason(user, verb, &target).is_some()
+        self.reason(user, verb, &target).is_some()
     }
 
     fn stream_exists(&self, namespace: &str, name: &str) -> bool {

@@ -4,9 +4,12 @@ mod access;
 mod discovery;
 pub(crate) mod evict;
 mod image;
+mod managed;
+mod openapi;
 mod patch;
 mod portforward;
 mod protobuf;
+mod rbac;
 mod resource;
 mod select;
 mod status;
@@ -21,7 +24,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{FutureExt, StreamExt, stream};
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WARNING, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, USER_AGENT, WARNING, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -91,7 +96,7 @@ impl Default for Settings {
 }
 
 /// An API server; clones share everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Api {
     pub(crate) store: Store,
     pub(crate) access: Access,
@@ -99,6 +104,20 @@ pub struct Api {
     forwards: Forwards,
     /// Held by the eviction that is being decided.
     evicting: Arc<Mutex<()>>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        let api = Self {
+            store: Store::default(),
+            access: Access::default(),
+            settings: Arc::default(),
+            forwards: Forwards::default(),
+            evicting: Arc::default(),
+        };
+        rbac::prepare(&api.store);
+        api
+    }
 }
 
 /// A request's path and verb, as authorization sees them.
@@ -142,6 +161,18 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Whether fields that the kind does not have are refused.
+    fn is_strict(&self) -> bool {
+        self.query.get("fieldValidation").is_some_and(|value| value == "Strict")
+    }
+
+    /// Who says that they write.
+    fn manager(&self) -> &str {
+        let agent = || self.headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+        let named = self.query.get("fieldManager").map(String::as_str).filter(|name| !name.is_empty());
+        named.or_else(|| agent()?.split('/').next()).unwrap_or("unknown")
+    }
+
     fn dry_run(&self) -> bool {
         self.query.get("dryRun").is_some_and(|value| value == "All")
     }
@@ -230,7 +261,7 @@ impl Api {
         for (name, resource) in [("impersonate-user", "users"), ("impersonate-group", "groups")] {
             let Some(impersonated) = header(name) else { continue };
             let target = Target { resource, name: impersonated, ..Target::default() };
-            if self.access.reason(&user, "impersonate", &target).is_none() {
+            if self.reason(&user, "impersonate", &target).is_none() {
                 return Err(Failure::forbidden(&user, "impersonate", &target));
             }
         }
@@ -254,7 +285,7 @@ impl Api {
             }
             return self.discovery(path);
         };
-        if self.access.reason(user, info.verb, &info.target()).is_none() {
+        if self.reason(user, info.verb, &info.target()).is_none() {
             let verb = info.verb;
             return Err(Failure::forbidden(user, verb, &info.target()));
         }
@@ -451,6 +482,9 @@ impl Api {
     fn create(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
         let mut object = call.object(resource.kind)?;
         checked(resource, &object)?;
+        if call.is_strict() {
+            openapi::strictly(resource, &object)?;
+        }
         if resource.namespaced {
             object["metadata"]["namespace"] = call.info.namespace.as_str().into();
         }
@@ -480,6 +514,8 @@ impl Api {
         if counts_generations(resource) {
             object["metadata"]["generation"] = 1.into();
         }
+        self.no_escalation(resource, call.user, &object)?;
+        managed::written(resource, call.manager(), None, &mut object);
         let created = self.store.insert(resource, object)?;
         if call.dry_run() {
             self.store.remove(resource, &call.info.namespace, &name, &Preconditions::default())?;
@@ -502,6 +538,7 @@ impl Api {
                 "the name of the object ({named}) does not match the name on the URL ({name})"
             )));
         }
+        self.no_escalation(resource, call.user, &object)?;
         let updated = self.change(resource, call, |stored| {
             let version = metadata(&object, "resourceVersion");
             if version.is_empty() && aggregated(resource.group) {
@@ -516,7 +553,10 @@ impl Api {
             }
             labels_checked(resource, name, &object)?;
             environment_checked(resource, name, &object)?;
+            immutable_checked(resource, name, stored, &object)?;
+            let before = stored.clone();
             merged(resource, stored, object.clone(), status);
+            managed::written(resource, call.manager(), Some(&before), stored);
             Ok(())
         })?;
         Ok(sent(StatusCode::OK, resource, &updated))
@@ -547,6 +587,9 @@ impl Api {
             }));
         }
         let patch = call.object(resource.kind)?;
+        if apply && managed::tracked(resource) {
+            return self.apply(resource, call, patch);
+        }
         if apply && self.store.find(resource, namespace, name).is_none() {
             let mut object = patch;
             object["metadata"]["name"] = name.as_str().into();
@@ -576,10 +619,63 @@ impl Api {
             })?;
             labels_checked(resource, name, &object)?;
             environment_checked(resource, name, &object)?;
+            immutable_checked(resource, name, stored, &object)?;
+            let before = stored.clone();
             merged(resource, stored, object, status);
+            managed::written(resource, call.manager(), Some(&before), stored);
             Ok(())
         })?;
         Ok(sent(StatusCode::OK, resource, &patched))
+    }
+
+    /// Server-side apply.
+    fn apply(
+        &self,
+        resource: &'static Resource,
+        call: &Call<'_>,
+        mut configuration: Value,
+    ) -> Result<Response<Body>, Failure> {
+        let Info { namespace, name, .. } = call.info;
+        let Some(manager) = call.query.get("fieldManager").filter(|manager| !manager.is_empty()) else {
+            return Err(Failure::bad_request(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ));
+        };
+        checked(resource, &configuration)?;
+        openapi::strictly(resource, &configuration)?;
+        configuration["metadata"]["name"] = name.as_str().into();
+        if resource.namespaced {
+            configuration["metadata"]["namespace"] = namespace.as_str().into();
+        }
+        self.no_escalation(resource, call.user, &configuration)?;
+        let force = call.query.get("force").is_some_and(|force| force == "true");
+        let applied = |live: Option<&Value>| {
+            managed::apply(resource, live, &configuration, manager, force)
+                .map_err(|conflicts| Failure::apply_conflicts(resource, name, &conflicts))
+        };
+        if self.store.find(resource, namespace, name).is_none() {
+            if self.reason(call.user, "create", &call.info.target()).is_none() {
+                return Err(Failure::forbidden(call.user, "create", &call.info.target()));
+            }
+            let mut object = applied(None)?;
+            if counts_generations(resource) {
+                object["metadata"]["generation"] = 1.into();
+            }
+            if call.dry_run() {
+                let object = Object { bytes: object.to_string().into(), revision: 0 };
+                return Ok(sent(StatusCode::CREATED, resource, &object));
+            }
+            let created = self.store.insert(resource, object)?;
+            return Ok(sent(StatusCode::CREATED, resource, &created));
+        }
+        let changed = self.change(resource, call, |stored| {
+            let object = applied(Some(stored))?;
+            labels_checked(resource, name, &object)?;
+            immutable_checked(resource, name, stored, &object)?;
+            merged(resource, stored, object, false);
+            Ok(())
+        })?;
+        Ok(sent(StatusCode::OK, resource, &changed))
     }
 
     /// Changes the object of a call, or only says what it would look like.
@@ -677,7 +773,7 @@ impl Api {
                     namespace: text("namespace"),
                     name: text("name"),
                 };
-                let status = match self.access.reason(call.user, text("verb"), &target) {
+                let status = match self.reason(call.user, text("verb"), &target) {
                     Some(reason) => json!({ "allowed": true, "reason": reason }),
                     None => json!({ "allowed": false }),
                 };
@@ -697,7 +793,7 @@ impl Api {
                     "metadata": {},
                     "spec": {},
                     "status": {
-                        "resourceRules": self.access.resource_rules(call.user, namespace),
+                        "resourceRules": self.resource_rules(call.user, namespace),
                         "nonResourceRules": [
                             { "verbs": ["get"], "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/readyz", "/version", "/version/"] },
                         ],
@@ -708,6 +804,17 @@ impl Api {
             _ => return Err(Failure::no_such_resource()),
         };
         Ok(answered(StatusCode::CREATED, &answer))
+    }
+
+    /// The `resourceRules` of a `SelfSubjectRulesReview`.
+    fn resource_rules(&self, user: &str, namespace: &str) -> Value {
+        let everybodys = json!({
+            "verbs": ["create"],
+            "apiGroups": ["authorization.k8s.io"],
+            "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
+        });
+        let own = self.rules_of(user, namespace);
+        std::iter::once(everybodys).chain(own.iter().map(rbac::written)).collect()
     }
 }
 
@@ -907,6 +1014,22 @@ fn labels_checked(resource: &Resource, name: &str, object: &Value) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Checks that what is decided once is not changed: the pods of a Job, the role of a binding.
+fn immutable_checked(resource: &Resource, name: &str, stored: &Value, object: &Value) -> Result<(), Failure> {
+    let (field, pointer, problem) = match resource.plural {
+        "jobs" => ("spec.template", "/spec/template", "field is immutable"),
+        "rolebindings" | "clusterrolebindings" => ("roleRef", "/roleRef", "cannot change roleRef"),
+        _ => return Ok(()),
+    };
+    // A status update brings the rest as it was, or not at all.
+    let (Some(new), Some(old)) = (object.pointer(pointer), stored.pointer(pointer)) else { return Ok(()) };
+    if new == old {
+        return Ok(());
+    }
+    let problem = format!("Invalid value: {new}: {problem}");
+    Err(Failure::invalid(resource, name, "FieldValueInvalid", field, &problem, 1))
 }
 
 /// Checks that no variable of a workload's containers has two values: a patch easily gives it a second one.

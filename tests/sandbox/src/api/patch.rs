@@ -32,7 +32,7 @@ pub(super) fn merge(value: &mut Value, patch: &Value) {
 }
 
 /// The field that tells the elements of a list apart; `None` for lists that are replaced as a whole.
-fn merge_key(list: &str, elements: &[Value]) -> Option<&'static str> {
+pub(super) fn merge_key(list: &str, elements: &[Value]) -> Option<&'static str> {
     Some(match list {
         "containers"
         | "initContainers"

@@ -110,7 +110,7 @@ impl Api {
         let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
         // Whoever opens a WebSocket asks with GET, and has to have the right to POST all the same.
         let target = Target { name, ..call.info.target() };
-        if self.access.reason(call.user, "create", &target).is_none() {
+        if self.reason(call.user, "create", &target).is_none() {
             return Err(Failure::forbidden(call.user, "create", &target));
         }
         let pods = Resource::find("", "pods").ok_or_else(Failure::no_such_resource)?;

@@ -33,7 +33,7 @@ const fn cluster_scoped(mut resource: Resource) -> Resource {
 }
 
 /// All resources whose objects are stored.
-pub static RESOURCES: [Resource; 30] = [
+pub static RESOURCES: [Resource; 34] = [
     resource("", "configmaps", "ConfigMap", &["cm"], false),
     resource("", "endpoints", "Endpoints", &["ep"], false),
     resource("", "events", "Event", &["ev"], false),
@@ -54,6 +54,16 @@ pub static RESOURCES: [Resource; 30] = [
     resource("coordination.k8s.io", "leases", "Lease", &[], false),
     resource("discovery.k8s.io", "endpointslices", "EndpointSlice", &[], false),
     resource("policy", "poddisruptionbudgets", "PodDisruptionBudget", &["pdb"], true),
+    cluster_scoped(resource(
+        "rbac.authorization.k8s.io",
+        "clusterrolebindings",
+        "ClusterRoleBinding",
+        &[],
+        false,
+    )),
+    cluster_scoped(resource("rbac.authorization.k8s.io", "clusterroles", "ClusterRole", &[], false)),
+    resource("rbac.authorization.k8s.io", "rolebindings", "RoleBinding", &[], false),
+    resource("rbac.authorization.k8s.io", "roles", "Role", &[], false),
     resource("apps.openshift.io", "deploymentconfigs", "DeploymentConfig", &["dc"], true),
     resource("build.openshift.io", "buildconfigs", "BuildConfig", &["bc"], false),
     resource("build.openshift.io", "builds", "Build", &[], false),

@@ -3,6 +3,8 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use super::access::{Rule, group};
+use super::managed::Conflict;
 use super::resource::{Resource, qualified};
 
 /// A `Status` that reports a failure.
@@ -58,6 +60,55 @@ impl Failure {
             "{named} is forbidden: User {who:?} cannot {verb} resource {full:?} in API group {group:?} {scope}"
         );
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(name, group, resource)
+    }
+
+    /// Fields of an applied configuration that others have set to other values.
+    pub(crate) fn apply_conflicts(resource: &Resource, name: &str, conflicts: &[Conflict]) -> Self {
+        let version = resource.api_version();
+        let mut managers: Vec<&str> = conflicts.iter().map(|conflict| conflict.manager.as_str()).collect();
+        managers.sort_unstable();
+        managers.dedup();
+        let mut message = match conflicts.len() {
+            1 => "Apply failed with 1 conflict: ".to_owned(),
+            count => format!("Apply failed with {count} conflicts: "),
+        };
+        let parts: Vec<String> = managers
+            .into_iter()
+            .map(|manager| {
+                let own = conflicts.iter().filter(|conflict| conflict.manager == manager);
+                let fields: Vec<&str> = own.map(|conflict| conflict.field.as_str()).collect();
+                match fields.as_slice() {
+                    [field] => format!("conflict with {manager:?} using {version}: {field}"),
+                    fields => {
+                        format!("conflicts with {manager:?} using {version}:\n- {}", fields.join("\n- "))
+                    }
+                }
+            })
+            .collect();
+        message.push_str(&parts.join("\n"));
+        let causes: Vec<Value> = conflicts
+            .iter()
+            .map(|Conflict { manager, field }| {
+                let message = format!("conflict with {manager:?} using {version}");
+                json!({ "reason": "FieldManagerConflict", "message": message, "field": field })
+            })
+            .collect();
+        Self::new(StatusCode::CONFLICT, "Conflict", message)
+            .about(name, resource.group, resource.plural)
+            .because(&causes)
+    }
+
+    /// A role or a binding that would give what its author does not have.
+    pub(crate) fn escalation(resource: &Resource, name: &str, who: &str, rule: &Rule) -> Self {
+        let Rule { verbs, groups, resources, names, .. } = rule;
+        let names = if names.is_empty() { String::new() } else { format!(", ResourceNames:{names:?}") };
+        let message = format!(
+            "{} {name:?} is forbidden: user {who:?} (groups=[{:?}]) is attempting to grant RBAC permissions not currently \
+             held:\n{{APIGroups:{groups:?}, Resources:{resources:?}{names}, Verbs:{verbs:?}}}",
+            resource.qualified(),
+            group(who)
+        );
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(name, resource.group, resource.plural)
     }
 
     pub(crate) fn forbidden_path(who: &str, verb: &str, path: &str) -> Self {
