@@ -207,6 +207,30 @@ fn through_the_api_server_where_nothing_else_answers() {
 }
 
 #[test]
+fn the_status_says_which_ways_there_are() {
+    let site = Site::start(&[route_reader()]);
+    let host = site.expose();
+    let before = site.mark();
+    let ways = |status: &Ran| {
+        let ways = status.json()["ways"].as_array().unwrap().clone();
+        ways.into_iter().map(|way| (way["open"].clone(), way["detail"].clone())).collect::<Vec<_>>()
+    };
+    let found = ways(&site.run(&["cache", "status", "-o", "json"]).exits(0));
+    assert_eq!(found[0], (false.into(), format!("{INTERNAL}: no such host").into()));
+    assert_eq!(found[1], (true.into(), format!("route default-route: https://{host}").into()));
+    let right = "a right is missing: get pods/portforward in namespace openshift-image-registry";
+    assert_eq!(found[2], (false.into(), right.into()));
+    site.nobody_was_given_the_token(before);
+    site.cluster.sandbox().access().grant("pruner", port_forwarder());
+    let pod = site.cluster.pod_name(0);
+    site.run(&["cache", "status"])
+        .exits(0)
+        .prints("Ways to the registry, of which the first that leads there is taken:\n  direct ")
+        .prints(&format!("  yes  route default-route: https://{host}\n"))
+        .prints(&format!("  yes  pod {pod}\n"));
+}
+
+#[test]
 fn one_way_can_be_forced() {
     let site = Site::start(&all_rights());
     let host = site.expose();

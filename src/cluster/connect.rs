@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -11,12 +11,14 @@ use std::{
 
 use base64::Engine as _;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use kube::{
     Client, Config,
-    client::{Body, ClientBuilder},
+    client::{Body, ClientBuilder, ConfigExt as _},
     config::AuthInfo,
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use tower::Layer as _;
 
 use super::{
     credentials::{self, Credentials, Login, TokenSource},
@@ -67,6 +69,8 @@ struct Inner {
 
 struct Connected {
     client: Client,
+    /// For connections that are upgraded; see [`build_for_upgrades`].
+    for_upgrades: Client,
     identity: Option<Arc<Identity>>,
 }
 
@@ -95,7 +99,7 @@ impl Cluster {
         let credentials = Arc::new(Credentials::new(&target, environment).await?);
         let login = credentials.login(None).await?;
         let config = config(&target)?;
-        let client = build(&config, login.identity.as_deref())?;
+        let (client, for_upgrades) = build(&config, login.identity.as_deref())?;
         let Target { server, context, user_name, ca_pem, insecure, user, in_cluster, .. } = target;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -111,7 +115,7 @@ impl Cluster {
                 limits,
                 field_manager: options.field_manager.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
                 config,
-                connected: Mutex::new(Connected { client, identity: login.identity }),
+                connected: Mutex::new(Connected { client, for_upgrades, identity: login.identity }),
                 reached: AtomicBool::new(false),
             }),
             warnings: Warnings::default(),
@@ -225,7 +229,7 @@ impl Cluster {
 
     /// A client for requests that kube makes itself, such as upgrades to WebSocket, with our login in them.
     pub(super) fn upgrading_client(&self, login: &Login) -> Result<Client, ApiError> {
-        let client = self.client(login).map_err(ApiError::Credentials)?;
+        let client = self.connected(login).map_err(ApiError::Credentials)?.for_upgrades.clone();
         let headers = self.identity(login);
         let service = tower::service_fn(move |mut request: http::Request<Body>| {
             request.headers_mut().extend(headers.clone());
@@ -242,6 +246,10 @@ impl Cluster {
 
     /// The client with the login's certificate: a login program may have given another one than last time.
     fn client(&self, login: &Login) -> Result<Client, Failure> {
+        Ok(self.connected(login)?.client.clone())
+    }
+
+    fn connected(&self, login: &Login) -> Result<MutexGuard<'_, Connected>, Failure> {
         let mut connected = self.inner.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let same = match (&connected.identity, &login.identity) {
             (Some(current), Some(new)) => Arc::ptr_eq(current, new),
@@ -249,10 +257,10 @@ impl Cluster {
             _ => false,
         };
         if !same {
-            let client = build(&self.inner.config, login.identity.as_deref())?;
-            *connected = Connected { client, identity: login.identity.clone() };
+            let (client, for_upgrades) = build(&self.inner.config, login.identity.as_deref())?;
+            *connected = Connected { client, for_upgrades, identity: login.identity.clone() };
         }
-        Ok(connected.client.clone())
+        Ok(connected)
     }
 
     /// The bearer token, for the registry's login; `None` for a login by password or certificate.
@@ -382,16 +390,42 @@ fn identify(config: &mut Config, certificate: &[u8], key: &[u8]) {
     config.auth_info.client_key_data = Some(SecretString::from(encode(key)));
 }
 
-fn build(config: &Config, identity: Option<&Identity>) -> Result<Client, Failure> {
+/// The client, and the one for connections that are upgraded.
+fn build(config: &Config, identity: Option<&Identity>) -> Result<(Client, Client), Failure> {
     let mut config = config.clone();
     if let Some(identity) = identity {
         identify(&mut config, identity.certificate.as_bytes(), identity.key.expose_secret().as_bytes());
     }
     let server: Uri = config.cluster_url.clone();
-    ClientBuilder::try_from(config).map(ClientBuilder::build).map_err(|error| {
+    let for_upgrades = build_for_upgrades(&config);
+    let client = ClientBuilder::try_from(config).map(ClientBuilder::build);
+    let both = client.and_then(|client| {
+        let for_upgrades = for_upgrades.unwrap_or_else(|| Ok(client.clone()))?;
+        Ok((client, for_upgrades))
+    });
+    both.map_err(|error| {
         Failure::nothing_changed(format!("connect to {server}: {}", Cause::of(&error)))
             .hint("check certificates and impersonation: kubectl config view --minify")
     })
+}
+
+/// kube's client, but for small writes, which do not wait for the acknowledgement of those before: what goes through a
+/// port-forward is small, and waited 40 ms each time. `None` where a proxy is in between, which kube alone speaks with.
+fn build_for_upgrades(config: &Config) -> Option<Result<Client, kube::Error>> {
+    if config.proxy_url.is_some() {
+        return None;
+    }
+    let build = || {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(config.connect_timeout);
+        let connector = config.rustls_https_connector_with_connector(connector)?;
+        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+        let client = config.extra_headers_layer()?.layer(client);
+        Ok(Client::new(config.base_uri_layer().layer(client), config.default_namespace.clone()))
+    };
+    Some(build())
 }
 
 #[cfg(test)]

@@ -276,6 +276,8 @@ async fn serve(target: Arc<Target>, listener: TcpListener, first: Open) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((mut local, _)) => {
+                    // A connection is as good without it, only slower: small writes wait for an acknowledgement.
+                    let _ = local.set_nodelay(true);
                     let (target, kept) = (Arc::clone(&target), first.take());
                     connections.spawn(async move {
                         if let Err(error) = target.carry(&mut local, kept).await {
