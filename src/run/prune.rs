@@ -84,10 +84,6 @@ async fn begin(
     );
     let mut look = look?;
     look.warnings.extend(second_pruner);
-    if options.confirm && !look.unread.is_empty() {
-        let unread: Vec<&str> = look.unread.iter().map(String::as_str).collect();
-        ui.message(&format!("Less is protected than could be: rights are missing: {}", unread.join(", ")));
-    }
     let begun = Begun { cluster, look };
     if options.may_ask && ui.can_ask() {
         return Box::pin(interactive::agree(options, ui, begun)).await;
@@ -106,6 +102,10 @@ async fn begin(
         return Ok(None);
     }
     let ready = get_ready(options, ui, &begun, &planned.plan).await?;
+    let unread: Vec<&str> = begun.look.unread.iter().map(String::as_str).collect();
+    if !unread.is_empty() {
+        ui.message(&format!("Less is protected than could be: rights are missing: {}", unread.join(", ")));
+    }
     Ok(Some(Job { options: options.clone(), begun, planned, ready }))
 }
 
