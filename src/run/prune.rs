@@ -102,10 +102,7 @@ async fn begin(
         return Ok(None);
     }
     let ready = get_ready(options, ui, &begun, &planned.plan).await?;
-    let unread: Vec<&str> = begun.look.unread.iter().map(String::as_str).collect();
-    if !unread.is_empty() {
-        ui.message(&format!("Less is protected than could be: rights are missing: {}", unread.join(", ")));
-    }
+    tell_unread(ui, &begun.look);
     Ok(Some(Job { options: options.clone(), begun, planned, ready }))
 }
 
@@ -241,6 +238,7 @@ fn report_dry_run(options: &Options, ui: &Ui, begun: &Begun, planned: &Planned, 
     let Planned { plan, context } = planned;
     let view = View { inventory: &begun.look.inventory, plan };
     ui.message("Dry run enabled - no modifications will be made. Add --confirm to remove images");
+    tell_unread(ui, &begun.look);
     api_only_notice(options, ui);
     ui.message(&report::cache::plan_line(&cache));
     match options.output {
@@ -251,6 +249,14 @@ fn report_dry_run(options: &Options, ui: &Ui, begun: &Begun, planned: &Planned, 
         format @ (OutputFormat::Json | OutputFormat::Yaml) => {
             write_document(ui, format, &PrunePlan::new(view.body(context), cache));
         }
+    }
+}
+
+/// Says which lists that only protect could not be read.
+fn tell_unread(ui: &Ui, look: &Look) {
+    if !look.unread.is_empty() {
+        let unread: Vec<&str> = look.unread.iter().map(String::as_str).collect();
+        ui.message(&format!("Less is protected than could be: rights are missing: {}", unread.join(", ")));
     }
 }
 

@@ -340,7 +340,8 @@ impl Api {
             return self.port_forward(call);
         }
         let form = match Form::accepted(call.headers)? {
-            Form::Protobuf if !self.settings().protobuf => Form::Whole,
+            // Who reads a list in pages reads the few fields that are encoded; `kubectl`'s own types want all of them.
+            Form::Protobuf if !self.settings().protobuf || !call.query.contains_key("limit") => Form::Whole,
             form => form,
         };
         match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str(), call.method) {
