@@ -65,7 +65,7 @@ fn what_is_stale_is_seen_and_then_mended_and_then_not_seen() {
     let schema: Value = serde_json::from_str(include_str!("../docs/schema/cache-check.json")).unwrap();
     assert!(jsonschema::validator_for(&schema).unwrap().is_valid(&found), "{check}");
     let text = cache(&site, CHECKER, &document, &["check"]).exits(4).prints("stale: replica image-registry-");
-    let _ = text.says("hint: make Redis and the replicas forget: oc prune-images cache flush --from=FILE");
+    let _ = text.says("hint: make Redis and the replicas forget: oc prune-images cache flush --from=input");
     // Who may not ask is told which right is missing, and nothing is called clean.
     let ran = cache(&site, "pruner", &document, &["check"]).exits(1);
     let _ = ran.says("asking takes the right to get imagestreams/layers");

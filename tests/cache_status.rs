@@ -213,7 +213,7 @@ fn the_pruner_alone_sees_the_caches_and_what_is_missing() {
     registry
         .run("pruner", &[])
         .exits(0)
-        .prints("  oc adm policy add-cluster-role-to-user system:image-puller <user>\n")
+        .prints("  oc adm policy add-cluster-role-to-user registry-viewer <user>\n")
         .prints("Operator: not known, it may manage the registry\n");
 }
 

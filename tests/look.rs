@@ -351,6 +351,28 @@ fn pages_are_written_by_every_command_that_looks() {
 }
 
 #[test]
+fn what_other_commands_answer_stands_on_a_page_too() {
+    let mut objects = shop();
+    objects.push(stream("shop", HOSTILE[2], &["a"]));
+    let cluster = with_operator(objects);
+    let path = cluster.directory().join("page.html");
+    let report = format!("--report={}", path.display());
+    let target = format!("shop/{}", HOSTILE[2]);
+    let kubeconfig = cluster.kubeconfig("admin");
+    for (words, answer) in [
+        (&["explain", &target][..], " stays: shop/&#39; onmouseover=&#39;alert(1):"),
+        (&["explain", "--stuck", "-ojson"], "<pre>"),
+        (&["cache", "status"], "<h1>The registry&#39;s caches</h1>"),
+    ] {
+        Plugin::new().args(words).arg("--kubeconfig").arg(&kubeconfig).arg(&report).run().exits(0);
+        let written = std::fs::read_to_string(&path).unwrap();
+        check(&written);
+        assert!(written.contains(answer), "{words:?}: {written}");
+        assert_eq!(written.contains("<svg"), words[0] == "explain");
+    }
+}
+
+#[test]
 fn the_page_of_a_prune_tells_what_would_be_done_or_was_done() {
     let cluster = cluster();
     cluster.seed();
@@ -403,11 +425,11 @@ fn a_page_that_cannot_be_written_is_said_before_anything_is_read() {
 /// nothing from elsewhere.
 #[track_caller]
 fn check(page: &str) {
-    const ELEMENTS: [&str; 39] = [
-        "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "section", "div", "h1",
-        "h2", "p", "ul", "li", "b", "span", "table", "caption", "thead", "tbody", "tr", "th", "td", "svg",
-        "desc", "g", "rect", "text", "line", "polyline", "polygon", "circle", "pattern", "code", "dl", "dt",
-        "dd",
+    const ELEMENTS: [&str; 40] = [
+        "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "section", "div",
+        "pre", "h1", "h2", "p", "ul", "li", "b", "span", "table", "caption", "thead", "tbody", "tr", "th",
+        "td", "svg", "desc", "g", "rect", "text", "line", "polyline", "polygon", "circle", "pattern", "code",
+        "dl", "dt", "dd",
     ];
     const ATTRIBUTES: [&str; 33] = [
         "lang",

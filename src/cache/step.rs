@@ -365,6 +365,12 @@ impl CacheStep {
     }
 
     /// When the replicas' entries have expired.
+    /// The second from which on no replica remembers what was deleted (RFC 3339).
+    fn stale_until(&self) -> Option<String> {
+        let (_, time) = self.expires()?;
+        Some(Timestamp::from_second(time.as_second() + 1).unwrap_or(time).to_string())
+    }
+
     fn expires(&self) -> Option<(Instant, Timestamp)> {
         let (at, time) = self.gone().last?;
         Some((at + self.ttl(), time.saturating_add(self.ttl()).unwrap_or(time)))
@@ -448,7 +454,7 @@ impl Finishing<'_> {
                 ReplicaStep::Restart => self.restart().await,
                 ReplicaStep::Wait => self.wait().await,
                 ReplicaStep::Leave => {
-                    self.outcome.stale_until = self.step.expires().map(|(_, time)| time.to_string());
+                    self.outcome.stale_until = self.step.stale_until();
                     false
                 }
             };
@@ -465,7 +471,7 @@ impl Finishing<'_> {
             if clean || self.redis_is_stale() {
                 return;
             }
-            self.outcome.stale_until = self.step.expires().map(|(_, time)| time.to_string());
+            self.outcome.stale_until = self.step.stale_until();
             if self.is_to_end() {
                 let why = "the run was ended before the replicas' caches were empty";
                 self.outcome.failure.get_or_insert_with(|| why.to_owned());

@@ -11,11 +11,8 @@ use super::{
 };
 
 /// Prune images that nothing uses any more
-///
-/// Removes old image stream items, the images that no stream names any more, and their data in the registry.
-/// Without --confirm nothing is changed: the run only says what it would delete.
 #[derive(Parser)]
-#[command(next_help_heading = "Flags", after_long_help = AFTER)]
+#[command(next_help_heading = "Flags", long_about = ABOUT, after_long_help = AFTER)]
 pub(super) struct PruneArgs {
     /// Really delete; without it, only say what would be deleted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -75,16 +72,28 @@ pub(super) struct PruneArgs {
     pub(super) words: Vec<OsString>,
 }
 
-const AFTER: &str = "\
-Commands:
-  {program} cache status              Show the registry's caches, and what would be done
-  {program} cache check               Ask every replica for deleted blobs
-  {program} cache flush               Remove deleted blobs from the registry's Redis
-  {program} cache disable, enable     Switch the registry's caches off, and on again
-  {program} cronjob, job              Print the objects that prune on a schedule, or once
-  {program} completion                Complete the command line in shells, oc and kubectl
-  {program} man                       Manual pages
+const ABOUT: &str = "\
+Prune images that nothing uses any more
 
+Removes old image stream items, the images that no stream names any more, and their data in the registry; then makes the \
+registry's caches forget them. Without --confirm nothing is changed: the run only says what it would delete, and in a \
+terminal it asks.
+
+Commands:
+  {program}                        What would go
+  {program} --confirm              Delete it
+  {program} explain TARGET         Why an image stays or goes
+  {program} usage                  Where the registry's storage goes
+  {program} what-if                What other values would free
+  {program} cronjob, job           Print the objects that prune on a schedule, or once
+  {program} cache status           Show the registry's caches, and what would be done
+  {program} cache check            Ask every replica for deleted blobs
+  {program} cache flush            Remove deleted blobs from the registry's Redis
+  {program} cache disable, enable  Switch the registry's caches off, and on again
+  {program} completion             Complete the command line in shells, oc and kubectl
+  {program} man                    Manual pages";
+
+const AFTER: &str = "\
 Examples:
   {program}                           What would go
   {program} --confirm                 Delete it
@@ -113,7 +122,7 @@ More commands:
   usage, what-if   Where the storage goes; what other values would free
   cronjob, job     Manifests that prune on a schedule, or once
   cache            The registry's caches: status, check, flush, disable, enable
-  completion       Completion for bash, zsh, fish and PowerShell
+  completion, man  Completion for bash, zsh, fish, PowerShell; manual pages
 
 Flags:
       --keep-tag-revisions=3    How many revisions of each tag stay

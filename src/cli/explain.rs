@@ -1,5 +1,7 @@
 //! The flags of `explain`.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 
 use super::{
@@ -35,6 +37,12 @@ pub(super) struct ExplainArgs {
     /// Output: text, json or yaml
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
+
+    /// Also write a page for a browser to this file
+    ///
+    /// One file that needs no network and no JavaScript.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -97,6 +105,7 @@ impl Subcommand for ExplainArgs {
             stuck,
             prune,
             output: validate::output_of(self.output.as_deref(), &FORMATS)?,
+            report: validate::nonempty_path(self.report),
             verbosity: self.common.verbosity()?,
             connection: self.connection.options()?,
         })))

@@ -60,6 +60,8 @@ pub struct ExplainOptions {
     pub prune: PruneOptions,
     /// `--output`.
     pub output: OutputFormat,
+    /// `--report`.
+    pub report: Option<PathBuf>,
     /// `-v`: 0 is silent, 10 the most.
     pub verbosity: u8,
     /// Which cluster, and as whom.

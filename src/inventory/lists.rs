@@ -159,6 +159,11 @@ impl Parts {
         self.referrers
     }
 
+    /// Counts the objects of another list from here on.
+    pub(super) fn begin(&mut self) {
+        self.objects = 0;
+    }
+
     /// Forgets what a list gave so far: it is read again from its start.
     pub(super) fn restart(&mut self, list: &List) {
         self.objects = 0;

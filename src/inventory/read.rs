@@ -186,6 +186,7 @@ async fn pages(
     parts: &mut Parts,
     tell: &(dyn Fn(Event) + Sync),
 ) -> Result<(), PageError> {
+    parts.begin();
     let path = list.path(namespace);
     let mut limit = PAGE_LIMIT;
     let mut token = String::new();

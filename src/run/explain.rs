@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::look;
+use super::page::{self, PageFile};
 use super::signals::{first_signal, interrupted, listen_to_signals};
 use super::write_document;
 use crate::cli::{ExplainOptions, OutputFormat, PruneOptions};
@@ -10,6 +11,7 @@ use crate::error::{Exit, Failure};
 use crate::plan::explain::{find, stuck};
 use crate::report::document::{Context, View};
 use crate::report::explain::{Explanation, NotFoundEntry, Reporter, write_text};
+use crate::report::html::{self, Found};
 use crate::report::printable;
 use crate::text::quoted;
 use crate::ui::Ui;
@@ -17,10 +19,18 @@ use crate::ui::Ui;
 /// Explains what the command line names.
 pub(super) async fn run(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     let mut stop = listen_to_signals(ui.clone());
-    let document = tokio::select! {
+    let file = options.report.as_deref().map(PageFile::begin).transpose()?;
+    let (document, found) = tokio::select! {
         signal = first_signal(&mut stop) => return Err(interrupted(signal)),
         document = explain(options, ui) => document?,
     };
+    if let (Some(file), Some(found)) = (file, found) {
+        let mut text = Vec::new();
+        // Writing to memory cannot fail.
+        let _ = write_text(&mut text, &document, &options.program);
+        let text = String::from_utf8_lossy(&text);
+        file.finish(&html::page_with_text("Why images stay or go", &found, &text))?;
+    }
     match options.output {
         OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &document),
         OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
@@ -30,7 +40,7 @@ pub(super) async fn run(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<Exit, 
     not_found(&document, &options.program).map_or(Ok(Exit::Done), Err)
 }
 
-async fn explain(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<Explanation, Failure> {
+async fn explain(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<(Explanation, Option<Found>), Failure> {
     let cluster = look::connect(&options.connection, ui).await?;
     let look = look::read_and_show(&cluster, &options.prune, ui).await?;
     // What a prune would refuse to do without the flag can be explained all the same.
@@ -54,14 +64,18 @@ async fn explain(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<Explanation, 
         registry: None,
         warnings,
     };
+    let found = match &options.report {
+        Some(_) => Some(page::found(&cluster, &look, &plan, &context, &ignoring).await),
+        None => None,
+    };
     tokio::task::block_in_place(|| {
         let namespace = options.prune.namespace.as_deref();
         let targets = options.targets.iter();
-        let found =
+        let targets =
             targets.map(|target| (target.clone(), find(&look.inventory, target, namespace))).collect();
         let stuck = if options.stuck { stuck(&look.inventory, &plan.rules) } else { None };
         let reporter = Reporter::new(View { inventory: &look.inventory, plan: &plan }, look.now);
-        Ok(reporter.document(&context, found, stuck.as_ref()))
+        Ok((reporter.document(&context, targets, stuck.as_ref()), found))
     })
 }
 

@@ -25,6 +25,7 @@ use crate::cli::{Invocation, OutputFormat};
 use crate::cluster;
 use crate::error::{Exit, Failure};
 use crate::ui::Ui;
+use page::PageFile;
 use signals::{first_signal, listen_to_signals};
 
 /// Does what the command line asks for.
@@ -77,10 +78,16 @@ fn switch_caches(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure>
 fn check_caches(options: &CheckOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     start(options.verbosity, async {
         let mut stop = listen_to_signals(ui.clone());
+        let file = options.report.as_deref().map(PageFile::begin).transpose()?;
         let found = tokio::select! {
             signal = first_signal(&mut stop) => return Err(check::interrupted(signal)),
             found = check::check(options, ui) => found?,
         };
+        if let Some(file) = file {
+            file.finish_with_text("What the registry's replicas answer", &found.server, |out| {
+                check::write_text(out, &found)
+            })?;
+        }
         match options.output {
             OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
             OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
@@ -94,19 +101,23 @@ fn check_caches(options: &CheckOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
 fn show_cache(options: &StatusOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     start(options.verbosity, async {
         let mut stop = listen_to_signals(ui.clone());
-        tokio::select! {
-            signal = first_signal(&mut stop) => Err(status::interrupted(signal)),
-            found = status::find(options, ui) => {
-                let found = found?;
-                match options.output {
-                    OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
-                    OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
-                        ui.result(|out| status::write_text(out, &found));
-                    }
-                }
-                Ok(Exit::Done)
+        let file = options.report.as_deref().map(PageFile::begin).transpose()?;
+        let found = tokio::select! {
+            signal = first_signal(&mut stop) => return Err(status::interrupted(signal)),
+            found = status::find(options, ui) => found?,
+        };
+        if let Some(file) = file {
+            file.finish_with_text("The registry's caches", &found.server, |out| {
+                status::write_text(out, &found)
+            })?;
+        }
+        match options.output {
+            OutputFormat::Json | OutputFormat::Yaml => write_document(ui, options.output, &found),
+            OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
+                ui.result(|out| status::write_text(out, &found));
             }
         }
+        Ok(Exit::Done)
     })
 }
 

@@ -13,7 +13,7 @@ use crate::inventory::automatic_pruner::{self, AutomaticPruner};
 use crate::plan::usage::{Level, Shown};
 use crate::plan::{self, Plan};
 use crate::report::document::{Context, View};
-use crate::report::html::Found;
+use crate::report::html::{self, Found};
 use crate::report::usage::{SortBy, Usage};
 use crate::report::what_if::{Grid, WhatIf};
 use crate::text::sanitize;
@@ -64,6 +64,19 @@ impl PageFile {
             let path = sanitize(&self.path.to_string_lossy());
             Failure::nothing_changed(format!("write the report {path}: {}", io_text(&error)))
         })
+    }
+
+    /// Writes what a command printed as a page.
+    pub(super) fn finish_with_text(
+        self,
+        title: &str,
+        server: &str,
+        write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let mut text = Vec::new();
+        // Writing to memory cannot fail.
+        let _ = write(&mut text);
+        self.finish(&html::text_page(title, server, &String::from_utf8_lossy(&text)))
     }
 
     fn write(&self, file: &mut File, page: &str) -> io::Result<()> {

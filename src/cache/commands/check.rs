@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -29,6 +30,8 @@ pub struct CheckOptions {
     pub extent: Extent,
     /// The form of the output.
     pub output: OutputFormat,
+    /// `--report`.
+    pub report: Option<PathBuf>,
     /// `-v`.
     pub verbosity: u8,
     /// `oc prune-images`, or how else it is called.
@@ -123,8 +126,9 @@ pub fn conclusion(options: &CheckOptions, found: &CacheCheck) -> Option<Failure>
                 hints: Vec::new(),
             };
             let failure = failure.hint(format!(
-                "make Redis and the replicas forget: {} cache flush --from=FILE{}",
+                "make Redis and the replicas forget: {} cache flush{}{}",
                 options.program,
+                options.source.flags(),
                 options.cluster.flags()
             ));
             if redis {

@@ -19,7 +19,7 @@ use super::session::{ClusterAccess, Session};
 use crate::cause::io_text;
 use crate::error::{Exit, Failure};
 use crate::execute::Signal;
-use crate::text::{printable, sanitize};
+use crate::text::{self, printable, sanitize};
 use crate::ui::Ui;
 
 /// How often a scan says how far it is, where somebody watches.
@@ -34,6 +34,21 @@ pub enum Source {
     Result(PathBuf),
     /// `--all`: every key of the cache.
     All,
+}
+
+impl Source {
+    /// The flag to repeat this with, with a blank in front; what came from the standard input is gone.
+    #[must_use]
+    pub fn flags(&self) -> String {
+        let name = |path: &Path| {
+            if path.as_os_str() == "-" { "FILE".into() } else { path.to_string_lossy().into_owned() }
+        };
+        match self {
+            Self::Digests(path) => text::flags([("--digests-from", Some(name(path)))]),
+            Self::Result(path) => text::flags([("--from", Some(name(path)))]),
+            Self::All => " --all".to_owned(),
+        }
+    }
 }
 
 /// Everything that `cache flush` was asked for.

@@ -2,6 +2,7 @@
 //! user may do. Reads and asks ([`find`], I/O), puts it into a document (pure), writes that for people (pure).
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct StatusOptions {
     pub redis: RedisOptions,
     /// The form of the output: text, JSON or YAML.
     pub output: OutputFormat,
+    /// `--report`.
+    pub report: Option<PathBuf>,
     /// `-v`.
     pub verbosity: u8,
     /// Which cluster, and as whom.

@@ -112,7 +112,7 @@ impl Rule {
     /// The role of every cluster that has the right and little else.
     fn known_role(&self) -> Option<&'static str> {
         if (self.verb, self.resource, self.subresource) == ("get", "imagestreams", "layers") {
-            return Some("system:image-puller");
+            return Some("registry-viewer");
         }
         let is_pruners = self.subresource.is_empty() && pruner_may(self.verb, self.resource);
         is_pruners.then_some("system:image-pruner")
@@ -383,7 +383,7 @@ mod tests {
         );
         let layers = Rule::cluster_wide("get", "image.openshift.io", "imagestreams").subresource("layers");
         assert_eq!(layers.to_string(), "get imagestreams.image.openshift.io/layers in the whole cluster");
-        assert_eq!(layers.command(), "oc adm policy add-cluster-role-to-user system:image-puller <user>");
+        assert_eq!(layers.command(), "oc adm policy add-cluster-role-to-user registry-viewer <user>");
         assert_eq!(
             layers.review()["spec"]["resourceAttributes"],
             serde_json::json!({ "verb": "get", "group": "image.openshift.io", "resource": "imagestreams", "subresource": "layers" })

@@ -46,6 +46,12 @@ pub(super) struct CheckArgs {
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
 
+    /// Also write a page for a browser to this file
+    ///
+    /// One file that needs no network and no JavaScript.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
     #[command(flatten)]
     common: CommonArgs,
 
@@ -96,6 +102,7 @@ impl Subcommand for CheckArgs {
             source,
             extent,
             output: validate::output_of(self.output.as_deref(), &FORMATS)?,
+            report: nonempty_path(self.report),
             verbosity: self.common.verbosity()?,
             program: program.to_owned(),
             cluster: self.cluster.access()?,

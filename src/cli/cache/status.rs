@@ -1,5 +1,7 @@
 //! The flags of `cache status`.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 
 use super::super::{
@@ -22,6 +24,12 @@ pub(super) struct StatusArgs {
     /// Output: text, json or yaml
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
+
+    /// Also write a page for a browser to this file
+    ///
+    /// One file that needs no network and no JavaScript.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 
     #[command(flatten)]
     place: PlaceArgs,
@@ -60,6 +68,7 @@ impl Subcommand for StatusArgs {
             place: self.place.place()?,
             redis: self.redis.options()?,
             output: validate::output_of(self.output.as_deref(), &FORMATS)?,
+            report: validate::nonempty_path(self.report),
             verbosity: self.common.verbosity()?,
             connection: self.connection.options()?,
         })))

@@ -76,6 +76,54 @@ pub struct Done<'a> {
 /// Writes the page. Without `done` nothing was changed.
 #[must_use]
 pub fn page(title: &str, found: &Found, done: Option<Done<'_>>) -> String {
+    whole(title, found, done, None)
+}
+
+/// Writes the page of a command that explains: what it printed, and the storage that it is about.
+#[must_use]
+pub fn page_with_text(title: &str, found: &Found, text: &str) -> String {
+    whole(title, found, None, Some(text))
+}
+
+/// Writes the page of a command that is about no storage: what it printed, and about which cluster.
+#[must_use]
+pub fn text_page(title: &str, server: &str, text: &str) -> String {
+    document(title, |html| {
+        html.element("header", &[], |html| {
+            html.leaf("h1", &[], title);
+            html.leaf("p", &[("class", &"muted")], format!("Cluster {}", cut(server, LONGEST)));
+        });
+        html.element("main", &[], |html| printed(html, text));
+    })
+}
+
+fn whole(title: &str, found: &Found, done: Option<Done<'_>>, text: Option<&str>) -> String {
+    document(title, |html| {
+        html.element("header", &[], |html| {
+            html.leaf("h1", &[], title);
+            html.leaf("p", &[("class", &"muted")], place(&found.metadata));
+            facts(html, found, done);
+        });
+        html.element("main", &[], |html| {
+            if let Some(done) = done {
+                result(html, done);
+            }
+            warnings(html, &found.warnings);
+            if let Some(text) = text {
+                printed(html, text);
+            }
+            storage_section(html, found, done.is_some());
+            reasons(html, found);
+            if let Some(what_if) = &found.what_if {
+                what_if_section(html, what_if);
+            }
+        });
+        definitions(html);
+    })
+}
+
+/// What stands around every page.
+fn document(title: &str, body: impl FnOnce(&mut Html)) -> String {
     let mut html = Html::page();
     html.element("html", &[("lang", &"en")], |html| {
         html.element("head", &[], |html| {
@@ -96,27 +144,14 @@ pub fn page(title: &str, found: &Found, done: Option<Done<'_>>) -> String {
             html.leaf("title", &[], title);
             html.style(include_str!("style.css"));
         });
-        html.element("body", &[], |html| {
-            html.element("header", &[], |html| {
-                html.leaf("h1", &[], title);
-                html.leaf("p", &[("class", &"muted")], place(&found.metadata));
-                facts(html, found, done);
-            });
-            html.element("main", &[], |html| {
-                if let Some(done) = done {
-                    result(html, done);
-                }
-                warnings(html, &found.warnings);
-                storage_section(html, found, done.is_some());
-                reasons(html, found);
-                if let Some(what_if) = &found.what_if {
-                    what_if_section(html, what_if);
-                }
-            });
-            definitions(html);
-        });
+        html.element("body", &[], body);
     });
     html.finish()
+}
+
+/// The text that went to stdout.
+fn printed(html: &mut Html, text: &str) {
+    section(html, "Answer", |html| html.leaf("pre", &[], text.trim_end()));
 }
 
 /// Where, when and by which rules.
