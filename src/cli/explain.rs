@@ -1,7 +1,5 @@
 //! The flags of `explain`.
 
-use std::path::PathBuf;
-
 use clap::Parser;
 
 use super::{
@@ -9,7 +7,7 @@ use super::{
     options::{ExplainOptions, Keep},
     parse::Invocation,
     selection::SelectionArgs,
-    subcommand::{CommonArgs, FORMATS, Subcommand},
+    subcommand::{CommonArgs, FORMATS, ReportArgs, Subcommand},
     validate,
 };
 use crate::error::Failure;
@@ -38,11 +36,8 @@ pub(super) struct ExplainArgs {
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
 
-    /// Also write a page for a browser to this file
-    ///
-    /// One file that needs no network and no JavaScript.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -105,7 +100,7 @@ impl Subcommand for ExplainArgs {
             stuck,
             prune,
             output: validate::output_of(self.output.as_deref(), &FORMATS)?,
-            report: validate::nonempty_path(self.report),
+            report: self.report.path(),
             verbosity: self.common.verbosity()?,
             connection: self.connection.options()?,
         })))

@@ -1,6 +1,7 @@
 //! What all commands that have a name share: flags that each has, and how their words are read.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches};
 
@@ -46,6 +47,23 @@ pub(super) struct CommonArgs {
 impl CommonArgs {
     pub(super) fn verbosity(&self) -> Result<u8, Failure> {
         validate::verbosity(self.verbosity.as_deref())
+    }
+}
+
+/// The flag of those that can write their answer as a page, too.
+#[derive(Args)]
+pub(super) struct ReportArgs {
+    /// Also write a page for a browser to this file
+    ///
+    /// One file that needs no network and no JavaScript.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+impl ReportArgs {
+    /// The file, if there is to be one.
+    pub(super) fn path(self) -> Option<PathBuf> {
+        validate::nonempty_path(self.report)
     }
 }
 

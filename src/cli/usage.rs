@@ -9,8 +9,8 @@ use super::{
     options::{LookFormat, PruneOptions},
     parse::Invocation,
     selection::SelectionArgs,
-    subcommand::{CommonArgs, Subcommand},
-    validate::{self, nonempty_path},
+    subcommand::{CommonArgs, ReportArgs, Subcommand},
+    validate,
 };
 use crate::{cluster::ConnectionOptions, error::Failure, plan::usage::Level, report::usage::SortBy};
 
@@ -42,11 +42,8 @@ pub(super) struct UsageArgs {
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
 
-    /// Also write a page for a browser to this file
-    ///
-    /// One file that needs no network and no JavaScript.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 
     #[command(flatten)]
     selection: SelectionArgs,
@@ -128,7 +125,7 @@ impl Subcommand for UsageArgs {
             by: validate::word("--by", self.by, Level::BY_NAME)?,
             sort: validate::word("--sort", self.sort, SortBy::BY_NAME)?,
             output: validate::output_of(self.output.as_deref(), &LookFormat::BY_NAME)?,
-            report: nonempty_path(self.report),
+            report: self.report.path(),
             verbosity: self.common.verbosity()?,
             connection: self.connection.options()?,
         })))

@@ -9,8 +9,8 @@ use super::{
     options::{Keep, LookFormat, PruneOptions},
     parse::Invocation,
     selection::{self, ScopeArgs},
-    subcommand::{CommonArgs, Subcommand},
-    validate::{self, nonempty, nonempty_path},
+    subcommand::{CommonArgs, ReportArgs, Subcommand},
+    validate::{self, nonempty},
 };
 use crate::{cluster::ConnectionOptions, error::Failure, report::what_if::Grid};
 
@@ -43,11 +43,8 @@ pub(super) struct WhatIfArgs {
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
 
-    /// Also write a page for a browser to this file
-    ///
-    /// One file that needs no network and no JavaScript.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -117,7 +114,7 @@ impl Subcommand for WhatIfArgs {
             prune: self.scope.options(keep)?,
             grid,
             output: validate::output_of(self.output.as_deref(), &LookFormat::BY_NAME)?,
-            report: nonempty_path(self.report),
+            report: self.report.path(),
             verbosity: self.common.verbosity()?,
             connection: self.connection.options()?,
         })))

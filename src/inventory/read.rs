@@ -60,6 +60,8 @@ pub enum Event {
     Restarted(String),
     /// The list cannot be read, and need not be.
     Skipped(String, String),
+    /// The list may not be read, and need not be: it would only protect more.
+    Forbidden(String, String),
 }
 
 /// Reads every list of the inventory.
@@ -163,7 +165,7 @@ async fn read_list(
         Err(PageError::Api(error @ ApiError::Forbidden { .. }))
             if list.absence == Absence::MayBeUnreadable =>
         {
-            tell(Event::Skipped(list.qualified(), error.to_string()));
+            tell(Event::Forbidden(list.qualified(), error.to_string()));
             Ok(())
         }
         Err(PageError::Api(error)) => Err(cluster.failure(&error, &doing)),

@@ -1,15 +1,16 @@
 //! `explain`: inventory and plan as for a dry run, then why images stay or go.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::look;
 use super::page::{self, PageFile};
-use super::signals::{first_signal, interrupted, listen_to_signals};
+use super::signals::{interrupted, unless_ended};
 use super::write_document;
 use crate::cli::{ExplainOptions, OutputFormat, PruneOptions};
 use crate::error::{Exit, Failure};
 use crate::plan::explain::{find, stuck};
-use crate::report::document::{Context, View};
+use crate::report::document::View;
 use crate::report::explain::{Explanation, NotFoundEntry, Reporter, write_text};
 use crate::report::html::{self, Found};
 use crate::report::printable;
@@ -18,12 +19,8 @@ use crate::ui::Ui;
 
 /// Explains what the command line names.
 pub(super) async fn run(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
-    let mut stop = listen_to_signals(ui.clone());
     let file = options.report.as_deref().map(PageFile::begin).transpose()?;
-    let (document, found) = tokio::select! {
-        signal = first_signal(&mut stop) => return Err(interrupted(signal)),
-        document = explain(options, ui) => document?,
-    };
+    let (document, found) = unless_ended(ui, interrupted, explain(options, ui)).await?;
     if let (Some(file), Some(found)) = (file, found) {
         let mut text = Vec::new();
         // Writing to memory cannot fail.
@@ -53,17 +50,7 @@ async fn explain(options: &ExplainOptions, ui: &Arc<Ui>) -> Result<(Explanation,
             "{invalid} reference(s) do not parse: a prune stops because of them, unless --ignore-invalid-refs is given"
         ));
     }
-    for warning in &mut warnings {
-        *warning = printable(warning).into_owned();
-        ui.warning(warning);
-    }
-    let context = Context {
-        server: cluster.server().to_owned(),
-        now: look.now,
-        ignore_invalid_refs: options.prune.ignore_invalid_refs,
-        registry: None,
-        warnings,
-    };
+    let context = look.context(&cluster, &options.prune, warnings, &mut BTreeSet::new(), ui);
     let found = match &options.report {
         Some(_) => Some(page::found(&cluster, &look, &plan, &context, &ignoring).await),
         None => None,

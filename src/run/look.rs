@@ -12,7 +12,7 @@ use crate::error::Failure;
 use crate::inventory::{self, Read, Scope};
 use crate::model::{Inventory, Selector, Target};
 use crate::plan::{self, Plan, Reimport, Rules, Stage2, StreamVerdict};
-use crate::report::document::{InvalidEntry, ReferrerEntry, View};
+use crate::report::document::{Context, InvalidEntry, ReferrerEntry, View};
 use crate::report::{bytes, printable, text};
 use crate::ui::{Counters, Ui};
 
@@ -54,7 +54,7 @@ pub(super) async fn read_and_show(
     let tell = |event: inventory::Event| {
         match &event {
             inventory::Event::Progress(resource, count) => counters.set(resource, *count),
-            inventory::Event::Skipped(resource, why) if why.starts_with("forbidden") => {
+            inventory::Event::Forbidden(resource, _) => {
                 let mut unread = unread.lock().unwrap_or_else(PoisonError::into_inner);
                 unread.insert(format!("list {}", printable(resource)));
             }
@@ -123,6 +123,48 @@ impl Look {
         plan_warnings(&self.inventory, &plan, &mut warnings);
         Ok((plan, warnings))
     }
+
+    /// What a document says beside a plan made from this. What the administrator should know is said, unless it was
+    /// before.
+    pub(super) fn context(
+        &self,
+        cluster: &Cluster,
+        options: &PruneOptions,
+        warnings: impl IntoIterator<Item = String>,
+        said: &mut BTreeSet<String>,
+        ui: &Ui,
+    ) -> Context {
+        let warnings: Vec<String> =
+            warnings.into_iter().map(|warning| printable(&warning).into_owned()).collect();
+        for warning in &warnings {
+            if said.insert(warning.clone()) {
+                ui.warning(warning);
+            }
+        }
+        Context {
+            server: cluster.server().to_owned(),
+            now: self.now,
+            ignore_invalid_refs: options.ignore_invalid_refs,
+            registry: None,
+            warnings,
+        }
+    }
+
+    /// Decides, and says what there is to be said of the reading and of the plan.
+    ///
+    /// # Errors
+    /// As [`decide`](Self::decide).
+    pub(super) fn decide_and_tell(
+        &self,
+        cluster: &Cluster,
+        options: &PruneOptions,
+        ui: &Ui,
+    ) -> Result<(Plan, Context), Failure> {
+        let (plan, more) = self.decide(options, ui)?;
+        let warnings = self.warnings.iter().cloned().chain(more);
+        let context = self.context(cluster, options, warnings, &mut BTreeSet::new(), ui);
+        Ok((plan, context))
+    }
 }
 
 /// The earlier of the local clock and the server's: what is young for either stays.
@@ -178,7 +220,9 @@ fn log_reading(event: inventory::Event) {
     match event {
         inventory::Event::Progress(resource, count) => tracing::info!("{count} {resource} read"),
         inventory::Event::Restarted(resource) => tracing::info!("the list of {resource} starts again"),
-        inventory::Event::Skipped(resource, why) => tracing::info!("{resource} are not read: {why}"),
+        inventory::Event::Skipped(resource, why) | inventory::Event::Forbidden(resource, why) => {
+            tracing::info!("{resource} are not read: {why}");
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::cluster;
 use crate::error::{Exit, Failure};
 use crate::ui::Ui;
 use page::PageFile;
-use signals::{first_signal, listen_to_signals};
+use signals::unless_ended;
 
 /// Does what the command line asks for.
 ///
@@ -55,34 +55,22 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
 
 fn flush_cache(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     start(options.verbosity, async {
-        let mut stop = listen_to_signals(ui.clone());
-        // An eviction may be done twice: it is ended wherever it is, and the next run does the rest.
-        tokio::select! {
-            signal = first_signal(&mut stop) => Err(flush::interrupted(options, signal)),
-            flushed = flush::flush(options, ui) => flushed,
-        }
+        // An eviction may be done twice, and the next run does the rest.
+        unless_ended(ui, |signal| flush::interrupted(options, signal), flush::flush(options, ui)).await
     })
 }
 
 fn switch_caches(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     start(options.verbosity, async {
-        let mut stop = listen_to_signals(ui.clone());
-        // The old values are kept before anything is changed: it is ended wherever it is, and the next run goes on.
-        tokio::select! {
-            signal = first_signal(&mut stop) => Err(switch::interrupted(options, signal)),
-            switched = switch::switch(options, ui) => switched,
-        }
+        // The old values are kept before anything is changed, and the next run goes on.
+        unless_ended(ui, |signal| switch::interrupted(options, signal), switch::switch(options, ui)).await
     })
 }
 
 fn check_caches(options: &CheckOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     start(options.verbosity, async {
-        let mut stop = listen_to_signals(ui.clone());
         let file = options.report.as_deref().map(PageFile::begin).transpose()?;
-        let found = tokio::select! {
-            signal = first_signal(&mut stop) => return Err(check::interrupted(signal)),
-            found = check::check(options, ui) => found?,
-        };
+        let found = unless_ended(ui, check::interrupted, check::check(options, ui)).await?;
         if let Some(file) = file {
             file.finish_with_text("What the registry's replicas answer", &found.server, |out| {
                 check::write_text(out, &found)
@@ -100,12 +88,8 @@ fn check_caches(options: &CheckOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
 
 fn show_cache(options: &StatusOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     start(options.verbosity, async {
-        let mut stop = listen_to_signals(ui.clone());
         let file = options.report.as_deref().map(PageFile::begin).transpose()?;
-        let found = tokio::select! {
-            signal = first_signal(&mut stop) => return Err(status::interrupted(signal)),
-            found = status::find(options, ui) => found?,
-        };
+        let found = unless_ended(ui, status::interrupted, status::find(options, ui)).await?;
         if let Some(file) = file {
             file.finish_with_text("The registry's caches", &found.server, |out| {
                 status::write_text(out, &found)

@@ -5,8 +5,9 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::look::{self, Look};
+use super::write_document;
 use crate::cause::io_text;
-use crate::cli::{Keep, PruneOptions};
+use crate::cli::{Keep, LookFormat, OutputFormat, PruneOptions};
 use crate::cluster::Cluster;
 use crate::error::Failure;
 use crate::inventory::automatic_pruner::{self, AutomaticPruner};
@@ -17,6 +18,7 @@ use crate::report::html::{self, Found};
 use crate::report::usage::{SortBy, Usage};
 use crate::report::what_if::{Grid, WhatIf};
 use crate::text::sanitize;
+use crate::ui::Ui;
 
 /// A file that is there under its name once it is complete.
 pub(super) struct PageFile {
@@ -91,6 +93,32 @@ impl Drop for PageFile {
         // After a rename there is none; one that stays does no harm.
         let _ = fs::remove_file(&self.temporary);
     }
+}
+
+/// Writes what was found in this format, and its page to the file, if there is one. The page is made only where it is
+/// wanted.
+pub(super) fn write(
+    ui: &Ui,
+    format: LookFormat,
+    document: &impl serde::Serialize,
+    table: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    file: Option<PageFile>,
+    page: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    match format {
+        LookFormat::Table => ui.result(table),
+        LookFormat::Json => write_document(ui, OutputFormat::Json, document),
+        LookFormat::Yaml => write_document(ui, OutputFormat::Yaml, document),
+        LookFormat::Html => {}
+    }
+    if file.is_none() && format != LookFormat::Html {
+        return Ok(());
+    }
+    let page = page();
+    if format == LookFormat::Html {
+        ui.result(|out| write!(out, "{page}"));
+    }
+    file.map_or(Ok(()), |file| file.finish(&page))
 }
 
 /// What the page of a prune shows beside what was done: the storage by streams, and what other values would free.

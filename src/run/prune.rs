@@ -159,22 +159,9 @@ pub(super) fn decide(
     let deciding = Bar::endless(ui, "deciding");
     let (plan, more) = look.decide(&options.prune, ui)?;
     drop(deciding);
-    let mut warnings: Vec<String> = impersonation(options, cluster).into_iter().collect();
-    warnings.extend(look.warnings.iter().cloned());
-    warnings.extend(more);
-    for warning in &mut warnings {
-        *warning = printable(warning).into_owned();
-        if said.insert(warning.clone()) {
-            ui.warning(warning);
-        }
-    }
-    let context = Context {
-        server: cluster.server().to_owned(),
-        now: look.now,
-        ignore_invalid_refs: options.prune.ignore_invalid_refs,
-        registry: None,
-        warnings,
-    };
+    let of_reading = look.warnings.iter().cloned();
+    let warnings = impersonation(options, cluster).into_iter().chain(of_reading).chain(more);
+    let context = look.context(cluster, &options.prune, warnings, said, ui);
     Ok(Planned { plan, context })
 }
 

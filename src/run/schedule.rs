@@ -5,10 +5,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::look;
-use super::signals::{first_signal, listen_to_signals};
+use super::signals::unless_ended;
 use crate::cache::detect::{self, Discovery};
 use crate::cluster::{ApiError, Cluster};
 use crate::error::{Exit, Failure};
+use crate::execute::Signal;
 use crate::schedule::operator::{SUSPEND, Settings};
 use crate::schedule::{
     Apply, Document, Found, ScheduleOptions, api, difference, documents, list, path, title, yaml,
@@ -18,16 +19,13 @@ use crate::ui::Ui;
 
 /// Does what was asked for.
 pub(super) async fn run(options: &ScheduleOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
-    let mut stop = listen_to_signals(ui.clone());
-    tokio::select! {
-        // What was applied stays: every object can be applied again.
-        signal = first_signal(&mut stop) => Err(Failure {
-            exit: signal.exit(),
-            message: format!("ended by {}", signal.name()),
-            hints: Vec::new(),
-        }),
-        done = make(options, ui) => done,
-    }
+    // What was applied stays: every object can be applied again.
+    let ended = |signal: Signal| Failure {
+        exit: signal.exit(),
+        message: format!("ended by {}", signal.name()),
+        hints: Vec::new(),
+    };
+    unless_ended(ui, ended, make(options, ui)).await
 }
 
 async fn make(options: &ScheduleOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {

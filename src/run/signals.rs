@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::LocalBoxFuture;
 use tokio::sync::watch;
 
 use crate::error::{Exit, Failure};
@@ -18,7 +19,23 @@ pub(super) fn interrupted(signal: Signal) -> Failure {
     }
 }
 
-pub(super) async fn first_signal(stop: &mut watch::Receiver<Option<Signal>>) -> Signal {
+/// Does what may be ended wherever it is, because it changes nothing or can be done again: a signal ends it, and `ended`
+/// says how.
+pub(super) fn unless_ended<'a, T: 'a>(
+    ui: &'a Arc<Ui>,
+    ended: impl FnOnce(Signal) -> Failure + 'a,
+    work: impl Future<Output = Result<T, Failure>> + 'a,
+) -> LocalBoxFuture<'a, Result<T, Failure>> {
+    Box::pin(async move {
+        let mut stop = listen_to_signals(ui.clone());
+        tokio::select! {
+            signal = first_signal(&mut stop) => Err(ended(signal)),
+            done = work => done,
+        }
+    })
+}
+
+async fn first_signal(stop: &mut watch::Receiver<Option<Signal>>) -> Signal {
     let first = stop.wait_for(Option::is_some).await.ok().and_then(|signal| *signal);
     match first {
         Some(signal) => signal,

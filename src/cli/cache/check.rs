@@ -7,7 +7,7 @@ use clap::Parser;
 use super::super::{
     cluster::ClusterArgs,
     parse::Invocation,
-    subcommand::{CommonArgs, FORMATS, Subcommand},
+    subcommand::{CommonArgs, FORMATS, ReportArgs, Subcommand},
     validate::{self, nonempty_path},
 };
 use crate::{
@@ -46,11 +46,8 @@ pub(super) struct CheckArgs {
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
 
-    /// Also write a page for a browser to this file
-    ///
-    /// One file that needs no network and no JavaScript.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -102,7 +99,7 @@ impl Subcommand for CheckArgs {
             source,
             extent,
             output: validate::output_of(self.output.as_deref(), &FORMATS)?,
-            report: nonempty_path(self.report),
+            report: self.report.path(),
             verbosity: self.common.verbosity()?,
             program: program.to_owned(),
             cluster: self.cluster.access()?,

@@ -1,7 +1,5 @@
 //! The flags of `cache status`.
 
-use std::path::PathBuf;
-
 use clap::Parser;
 
 use super::super::{
@@ -9,7 +7,7 @@ use super::super::{
     parse::Invocation,
     place::PlaceArgs,
     redis::RedisArgs,
-    subcommand::{CommonArgs, FORMATS, Subcommand},
+    subcommand::{CommonArgs, FORMATS, ReportArgs, Subcommand},
     validate,
 };
 use crate::{cache::commands::status::StatusOptions, error::Failure};
@@ -25,11 +23,8 @@ pub(super) struct StatusArgs {
     #[arg(long, short, value_name = "FORMAT")]
     output: Option<String>,
 
-    /// Also write a page for a browser to this file
-    ///
-    /// One file that needs no network and no JavaScript.
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
 
     #[command(flatten)]
     place: PlaceArgs,
@@ -68,7 +63,7 @@ impl Subcommand for StatusArgs {
             place: self.place.place()?,
             redis: self.redis.options()?,
             output: validate::output_of(self.output.as_deref(), &FORMATS)?,
-            report: validate::nonempty_path(self.report),
+            report: self.report.path(),
             verbosity: self.common.verbosity()?,
             connection: self.connection.options()?,
         })))
