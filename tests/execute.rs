@@ -229,6 +229,30 @@ fn a_blob_stays_as_long_as_an_image_that_could_not_be_deleted_names_it() {
 }
 
 #[test]
+fn what_protected_and_cannot_be_read_any_longer_protects() {
+    let mut objects = shop();
+    let container = json!({ "name": "app", "image": format!("{HOST}/other/gone@{}", digest("b")) });
+    objects.push(json!({
+        "apiVersion": "apps.openshift.io/v1",
+        "kind": "DeploymentConfig",
+        "metadata": { "name": "old", "namespace": "shop", "creationTimestamp": hours_ago(100) },
+        "spec": { "template": { "spec": { "containers": [container] } } },
+    }));
+    let cluster = Cluster::of(objects);
+    // Its item goes, and the image stays for this object alone.
+    let gone = Answer::new(StatusCode::NOT_FOUND).body("404 page not found\n");
+    cluster.sandbox.faults().add(Fault::new(Action::Answer(gone)).path("/deploymentconfigs?").skip(1));
+    cluster
+        .prune(&[KEEP_ONE])
+        .exits(3)
+        .says("list deploymentconfigs.apps.openshift.io: the server does not serve");
+    assert!(cluster.images().contains(&digest("b")) && cluster.has_blob(&digest("b1")));
+    cluster.sandbox.faults().clear();
+    cluster.prune(&[KEEP_ONE]).exits(0);
+    assert!(cluster.images().contains(&digest("b")) && cluster.has_blob(&digest("b1")));
+}
+
+#[test]
 fn an_image_that_was_pushed_again_stays() {
     let cluster = Cluster::of(shop());
     let push_again = cluster.sandbox.hook(|store| {

@@ -83,6 +83,10 @@ fn protobuf_and_json_give_the_same_inventory() {
             assert!(read_lists([(resource.as_str(), &protobuf[..length])]).is_err(), "{resource}: {length}");
         }
     }
+    // An answer that has no list in it is no empty list.
+    for answer in [&b"k8s\0"[..], b"k8s\0\x12\0", b"k8s\0\x0a\x02\x0a\0\x12\0"] {
+        assert!(read_lists([("pods", answer)]).is_err(), "{answer:?}");
+    }
     // The recorded stateful sets name no image of a stream.
     assert_eq!(with_content, 13);
 }

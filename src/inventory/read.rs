@@ -360,6 +360,16 @@ pub async fn reread_referrers(
 ) -> Result<(), Failure> {
     let mut lists = other_lists(cluster, scope).await?;
     lists.retain(|list| matches!(list.content, Content::Referrers(_)));
+    for list in &mut lists {
+        // What protected when the plan was made must not stop doing so because it cannot be read any longer.
+        if inventory
+            .referrers
+            .iter()
+            .any(|referrer| list.content == Content::Referrers(referrer.kind.clone()))
+        {
+            list.absence = Absence::Stops;
+        }
+    }
     let parts = read_lists(cluster, lists, None, &|_| {}).await.map_err(together)?;
     let mut all = Parts::default();
     for part in parts {

@@ -22,11 +22,13 @@ pub(super) fn list<'a, T: Object<'a>>(
     mut take: impl FnMut(T),
 ) -> Result<PageMetadata, DecodeError> {
     let mut metadata = PageMetadata::default();
+    let mut is_list = false;
     let mut position = 0;
     // Every list of Kubernetes has its metadata in field 1 and its items in field 2.
     for of_list in Fields::new(list) {
         match of_list? {
             (1, value) => {
+                is_list = true;
                 for of_metadata in Fields::new(value.bytes()?) {
                     match of_metadata? {
                         (2, version) => version.text()?.clone_into(&mut metadata.resource_version),
@@ -50,7 +52,8 @@ pub(super) fn list<'a, T: Object<'a>>(
             _ => {}
         }
     }
-    Ok(metadata)
+    // The metadata is always sent, even if it is empty: an answer without is no list, and not one without items.
+    if is_list { Ok(metadata) } else { Err(DecodeError::NoItems) }
 }
 
 /// Says which field number becomes which field.
