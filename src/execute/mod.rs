@@ -70,7 +70,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// The word for it in documents: `SIGINT`, `SIGTERM`, `timeout`.
+    /// The word for it in documents: `SIGINT`, `SIGTERM`, `SIGHUP`, `timeout`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,6 +1,5 @@
 //! Reads the cluster: all lists of `docs/decision.md`, paged, several in flight, each object reduced as it arrives.
 
-pub mod automatic_pruner;
 mod decode;
 mod lists;
 mod read;

@@ -6,7 +6,7 @@ use super::differences::{Differing, differences};
 use super::marks::Marks;
 use super::references::{References, StreamReferences, Use, difference_of_all};
 use super::{Counts, Difference, Keep, Rules};
-use crate::model::{Id, Image, Import, Inventory, Item, Stream};
+use crate::model::{Id, Image, Images, Import, Inventory, Item, Stream};
 
 /// What is to be pruned, and why everything else stays.
 #[derive(Debug, Clone)]
@@ -257,6 +257,12 @@ pub(super) fn decide_as_reference(
 }
 
 impl Plan {
+    /// Every blob that goes.
+    #[must_use]
+    pub fn doomed_blobs(&self) -> BTreeSet<Id> {
+        self.images.iter().flat_map(|image| &image.blobs).copied().collect()
+    }
+
     /// How much goes.
     #[must_use]
     pub fn counts(&self, inventory: &Inventory) -> Counts {
@@ -357,6 +363,17 @@ fn items(stream: &Stream) -> impl Iterator<Item = (u32, u32, &Item)> {
     })
 }
 
+/// The indexes (positions) that list each sub-manifest.
+pub(super) fn parents(images: &Images) -> BTreeMap<Id, Vec<usize>> {
+    let mut parents: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
+    for position in 0..images.all().len() {
+        for manifest in images.manifests(position) {
+            parents.entry(*manifest).or_default().push(position);
+        }
+    }
+    parents
+}
+
 struct Decider<'a> {
     inventory: &'a Inventory,
     rules: &'a Rules,
@@ -376,12 +393,7 @@ impl<'a> Decider<'a> {
         safety: Safety,
     ) -> (Self, Stage2) {
         let images = &inventory.images;
-        let mut parents: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
-        for position in 0..images.all().len() {
-            for manifest in images.manifests(position) {
-                parents.entry(*manifest).or_default().push(position);
-            }
-        }
+        let parents = parents(images);
         let stage2 = if rules.namespace.is_some() {
             Stage2::SkippedForNamespace
         } else if inventory.selector.is_some() {

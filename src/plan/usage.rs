@@ -294,7 +294,7 @@ impl<'a> Meter<'a> {
     }
 
     fn measure_images(&mut self, positions: &[usize]) -> Amounts {
-        let mut amounts = self.sum(positions);
+        let amounts = self.sum(positions);
         let holder = self.next_holder;
         self.next_holder += 1;
         for position in positions {
@@ -303,7 +303,6 @@ impl<'a> Meter<'a> {
                 *known = if *known == NOBODY || *known == holder { holder } else { SEVERAL };
             }
         }
-        amounts.unique_bytes = 0;
         amounts
     }
 

@@ -414,7 +414,7 @@ impl<'a> View<'a> {
         if images.is_empty() {
             return Reimports::default();
         }
-        Reimports { items: images.len(), bytes: self.bytes_of(images.into_iter(), &self.doomed_blobs()) }
+        Reimports { items: images.len(), bytes: self.bytes_of(images.into_iter(), &self.plan.doomed_blobs()) }
     }
 
     /// The known bytes of those blobs of these images, their sub-manifests included, that go.
@@ -524,12 +524,6 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn image_bytes(&self, decision: &ImageDecision) -> u64 {
         decision.blobs.iter().filter_map(|blob| self.inventory.images.blob_bytes(*blob)).sum()
-    }
-
-    /// Every blob that goes.
-    #[must_use]
-    pub fn doomed_blobs(&self) -> BTreeSet<Id> {
-        self.plan.images.iter().flat_map(|image| &image.blobs).copied().collect()
     }
 
     /// The bytes of the blobs of a stream's removed items, their sub-manifests included, that go.
@@ -652,7 +646,7 @@ impl<'a> View<'a> {
     /// The plan as a document.
     #[must_use]
     pub fn body(&self, context: &Context) -> PlanBody {
-        let doomed = self.doomed_blobs();
+        let doomed = self.plan.doomed_blobs();
         let in_scope = |position: &usize| self.plan.streams[*position].verdict.is_in_scope();
         PlanBody {
             metadata: self.metadata(context),

@@ -76,7 +76,7 @@ fn totals(view: View<'_>) -> Vec<Row> {
 
 /// The streams that lose most.
 fn largest(view: View<'_>, table: &mut Vec<Row>) {
-    let doomed = view.doomed_blobs();
+    let doomed = view.plan.doomed_blobs();
     let mut streams: Vec<(u64, usize, usize)> = view
         .plan
         .streams

@@ -74,7 +74,7 @@ pub fn space_line(freed: u64, of_unknown_size: usize, dry_run: bool) -> String {
 
 /// Writes what is to go, and why; with `kept` also everything that stays, and why. Dry run and real run print the same.
 pub fn plan(out: &mut dyn Write, view: View<'_>, kept: bool) -> io::Result<()> {
-    let doomed = view.doomed_blobs();
+    let doomed = view.plan.doomed_blobs();
     for (position, (stream, decision)) in view.inventory.streams.iter().zip(&view.plan.streams).enumerate() {
         let removed = decision.removed();
         if removed == 0 && !(kept && decision.verdict.is_in_scope()) {

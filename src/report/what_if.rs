@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::document::{API_VERSION, Metadata};
 use super::human::bytes;
 use super::table::{Align, Table};
-use crate::inventory::automatic_pruner::{AutomaticPruner, PrunerSettings};
 use crate::plan::{Counts, Freed};
+use crate::schedule::operator::{AutomaticPruner, PrunerSettings};
 use crate::text::{age_text, printable};
 
 /// What each combination of values would free.

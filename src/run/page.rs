@@ -10,13 +10,14 @@ use crate::cause::io_text;
 use crate::cli::{Keep, LookFormat, OutputFormat, PruneOptions};
 use crate::cluster::Cluster;
 use crate::error::Failure;
-use crate::inventory::automatic_pruner::{self, AutomaticPruner};
 use crate::plan::usage::{Level, Shown};
 use crate::plan::{self, Plan};
 use crate::report::document::{Context, View};
 use crate::report::html::{self, Found};
 use crate::report::usage::{SortBy, Usage};
 use crate::report::what_if::{Grid, WhatIf};
+use crate::schedule::api;
+use crate::schedule::operator::AutomaticPruner;
 use crate::text::sanitize;
 use crate::ui::Ui;
 
@@ -132,7 +133,7 @@ pub(super) async fn found(
     let view = View { inventory: &look.inventory, plan };
     let what_if = match options.keep {
         Keep::Revisions { keep_tag_revisions, keep_younger_than } => {
-            let pruner = automatic_pruner::read(cluster).await;
+            let pruner = api::automatic_pruner(cluster).await;
             let mut grid = Grid::default();
             grid.add(keep_tag_revisions, keep_younger_than);
             Some(tokio::task::block_in_place(|| what_if(look, context, options, &pruner, grid, view)))

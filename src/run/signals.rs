@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the run to end, the second ends the process. `--timeout` asks as the first does.
+//! Ctrl-C, SIGTERM, and the SIGHUP of a terminal that goes away: the first asks the run to end, the second ends the process. `--timeout` asks as the first does.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,12 +7,13 @@ use super::page::{self, PageFile};
 use super::signals::{interrupted, unless_ended};
 use crate::cli::{Keep, PruneOptions, WhatIfOptions};
 use crate::error::{Exit, Failure};
-use crate::inventory::automatic_pruner::{self, AutomaticPruner, PrunerSettings};
 use crate::plan;
 use crate::plan::usage::{Level, Shown};
 use crate::report::document::View;
 use crate::report::html::{self, Found};
 use crate::report::usage::{SortBy, Usage};
+use crate::schedule::api;
+use crate::schedule::operator::{AutomaticPruner, PrunerSettings};
 use crate::ui::Ui;
 
 const TITLE: &str = "What other values would free";
@@ -26,7 +27,7 @@ async fn show(options: &WhatIfOptions, ui: &Arc<Ui>) -> Result<(), Failure> {
     let file = options.report.as_deref().map(PageFile::begin).transpose()?;
     let cluster = look::connect(&options.connection, ui).await?;
     let look = look::read_and_show(&cluster, &options.prune, ui).await?;
-    let pruner = automatic_pruner::read(&cluster).await;
+    let pruner = api::automatic_pruner(&cluster).await;
     // The most cautious combination sees the most references: what does not parse for any does not for it.
     let (plan, context) = look.decide_and_tell(&cluster, &options.prune, ui)?;
     tokio::task::block_in_place(|| {

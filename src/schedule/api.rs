@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 
-use super::operator::{OwnJob, Settings, warnings};
+use super::operator::{AutomaticPruner, OwnJob, Settings, warnings};
 use crate::cluster::{ApiError, ApiRequest, Cluster, Retry};
 use crate::text::sanitize;
 
@@ -20,6 +20,11 @@ const OWN_JOB: &str = "/apis/batch/v1/namespaces/openshift-image-registry/cronjo
 /// They may not be read, or could not be.
 pub async fn settings(cluster: &Cluster) -> Result<Option<Settings>, ApiError> {
     read(cluster, PRUNER, Settings::read).await
+}
+
+/// The values that the cluster's own pruner selects by.
+pub async fn automatic_pruner(cluster: &Cluster) -> AutomaticPruner {
+    AutomaticPruner::of(settings(cluster).await)
 }
 
 /// What the administrator should know of a second pruner, as far as it may be read.

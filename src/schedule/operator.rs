@@ -1,9 +1,13 @@
-//! The cluster's own pruner, which the image-registry operator runs: what it is set to, and whether it runs. Pure.
+//! The cluster's own, automatic pruner, which the image-registry operator runs: what it is set to, and whether it runs. Pure.
 
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::manifest::Resources;
+use crate::cli::duration;
+use crate::cluster::ApiError;
+use crate::text::sanitize;
 
 /// The command that keeps the cluster's own pruner from running.
 pub const SUSPEND: &str = "oc patch imagepruners.imageregistry.operator.openshift.io/cluster --type=merge -p '{\"spec\":{\"suspend\":true}}'";
@@ -35,6 +39,51 @@ struct Amounts {
     limits: serde_json::Map<String, Value>,
 }
 
+/// What is known of the values that the automatic pruner selects by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AutomaticPruner {
+    /// Its settings.
+    Found(PrunerSettings),
+    /// The cluster has none.
+    Absent,
+    /// It cannot be told, and why.
+    Unknown(String),
+}
+
+/// The settings that decide what the automatic pruner deletes; those that are absent have the operator's defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrunerSettings {
+    /// `spec.suspend`: it never runs.
+    pub suspended: bool,
+    /// `spec.keepTagRevisions`; 3 if absent.
+    pub keep_tag_revisions: u32,
+    /// `spec.keepYoungerThanDuration`, else the deprecated `spec.keepYoungerThan` in nanoseconds; an hour if absent.
+    pub keep_younger_than: SignedDuration,
+}
+
+impl Default for PrunerSettings {
+    fn default() -> Self {
+        Self { suspended: false, keep_tag_revisions: 3, keep_younger_than: SignedDuration::from_mins(60) }
+    }
+}
+
+impl AutomaticPruner {
+    /// From what the server answered. That the settings are not there or may not be read is an answer, too.
+    #[must_use]
+    pub fn of(settings: Result<Option<Settings>, ApiError>) -> Self {
+        match settings {
+            Ok(Some(settings)) => settings.selection().map_or_else(Self::Unknown, Self::Found),
+            Ok(None) => Self::Absent,
+            Err(ApiError::Forbidden { .. }) => Self::Unknown(
+                "reading it takes the right to get imagepruners.imageregistry.operator.openshift.io"
+                    .to_owned(),
+            ),
+            Err(ApiError::Malformed(why)) => Self::Unknown(why),
+            Err(error) => Self::Unknown(sanitize(&error.to_string())),
+        }
+    }
+}
+
 /// What the operator does where nothing is set: every day at midnight.
 const SCHEDULE: &str = "0 0 * * *";
 
@@ -64,10 +113,36 @@ impl Settings {
         self.suspend.unwrap_or_default()
     }
 
+    /// The values that it selects by.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn selection(&self) -> Result<PrunerSettings, String> {
+        let default = PrunerSettings::default();
+        let keep_younger_than = match (self.younger(), self.keep_younger_than) {
+            (Some(text), _) => duration::parse(text)
+                .map_err(|error| format!("spec.keepYoungerThanDuration: {}", sanitize(&error.to_string())))?,
+            (None, Some(nanoseconds)) => SignedDuration::from_nanos(nanoseconds),
+            (None, None) => default.keep_younger_than,
+        };
+        Ok(PrunerSettings {
+            suspended: self.is_suspended(),
+            // The operator refuses negative numbers, and no tag has 2^32 revisions.
+            keep_tag_revisions: self.keep_tag_revisions.map_or(default.keep_tag_revisions, |number| {
+                u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+            }),
+            keep_younger_than: keep_younger_than.max(SignedDuration::ZERO),
+        })
+    }
+
+    fn younger(&self) -> Option<&str> {
+        self.keep_younger_than_duration.as_deref().filter(|text| !text.is_empty())
+    }
+
     /// The prune's flags that mean the same, each with its value. What is not set is as the flags' defaults are.
     #[must_use]
     pub fn flags(&self) -> Vec<(&'static str, String)> {
-        let younger = self.keep_younger_than_duration.clone().filter(|text| !text.is_empty());
+        let younger = self.younger().map(ToOwned::to_owned);
         let younger =
             younger.or_else(|| self.keep_younger_than.map(|nanoseconds| format!("{nanoseconds}ns")));
         // As far as the operator's own job tells them apart.
@@ -203,6 +278,41 @@ mod tests {
         assert_eq!(older.flags(), [("keep-younger-than", "3600000000000ns".to_owned())]);
         assert_eq!(older.schedule(), "0 0 * * *");
         assert!(Settings::read(br#"{"spec":"x"}"#).is_err());
+    }
+
+    fn selection(object: &str) -> Result<PrunerSettings, String> {
+        Settings::read(object.as_bytes()).map_err(|error| error.to_string())?.selection()
+    }
+
+    #[test]
+    fn absent_settings_have_the_defaults_of_the_operator() {
+        for object in ["{}", r#"{"spec":{}}"#, r#"{"spec":{"keepTagRevisions":null,"suspend":null}}"#] {
+            assert_eq!(selection(object), Ok(PrunerSettings::default()), "{object}");
+        }
+    }
+
+    #[test]
+    fn settings_are_read_and_the_newer_field_counts() {
+        let both = r#"{"spec":{"keepTagRevisions":5,"keepYoungerThan":1,"keepYoungerThanDuration":"96h","suspend":true,
+            "schedule":"0 0 * * *","ignoreInvalidImageReferences":true}}"#;
+        let settings = PrunerSettings {
+            suspended: true,
+            keep_tag_revisions: 5,
+            keep_younger_than: SignedDuration::from_hours(96),
+        };
+        assert_eq!(selection(both), Ok(settings));
+        let old = selection(r#"{"spec":{"keepYoungerThan":7200000000000,"keepTagRevisions":-1}}"#);
+        assert_eq!(
+            old.map(|old| (old.keep_younger_than, old.keep_tag_revisions)),
+            Ok((SignedDuration::from_hours(2), 0))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        for object in ["", "7", r#"{"spec":{"keepYoungerThanDuration":"3d"}}"#, r#"{"spec":{"suspend":1}}"#] {
+            assert!(selection(object).is_err(), "{object}");
+        }
     }
 
     #[test]

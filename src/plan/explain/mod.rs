@@ -15,7 +15,7 @@ pub use dates::date_in;
 pub use find::{Found, Within, find};
 pub use stuck::{Stuck, StuckImage, StuckStream, stuck};
 
-use super::decide::{ImageVerdict, ItemVerdict, Plan, Reimport, StreamVerdict, named_blobs};
+use super::decide::{ImageVerdict, ItemVerdict, Plan, Reimport, StreamVerdict, named_blobs, parents};
 use super::references::Use;
 use super::{Keep, Rules};
 use crate::model::{Id, Inventory, Item, Stream};
@@ -265,13 +265,10 @@ impl<'a> Explainer<'a> {
                 }
             }
         }
-        let mut parents: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
+        let parents = parents(images);
         let mut kept_blobs = Vec::new();
         let mut deletable = BTreeSet::new();
         for position in 0..images.all().len() {
-            for manifest in images.manifests(position) {
-                parents.entry(*manifest).or_default().push(position);
-            }
             let goes = super::decide::deletable_blobs(inventory, position);
             let goes = goes.chain([images.all()[position].name]);
             deletable.extend(goes.filter(|blob| inventory.names.is_digest(*blob)));
@@ -530,7 +527,7 @@ impl<'a> Explainer<'a> {
         going
     }
 
-    /// An item that names the image, one that stays if there is any: where to look for it.
+    /// An item that names the image, the first in the inventory: where to look for it.
     #[must_use]
     pub fn a_place_of(&self, position: usize) -> Option<(usize, usize)> {
         let name = self.inventory.images.all()[position].name;

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 
 use super::{Change, Explainer, Obstacle, apply, date_in};
 use crate::model::{Id, Inventory, Stream};
-use crate::plan::decide::{ImageVerdict, Plan, decide, named_blobs};
+use crate::plan::decide::{ImageVerdict, Plan, decide_alone, named_blobs};
 use crate::plan::{Keep, Rules};
 
 /// What is stuck in the cluster.
@@ -73,7 +73,7 @@ pub fn stuck(inventory: &Inventory, rules: &Rules) -> Option<Stuck> {
     };
     let scope: Vec<bool> = inventory.streams.iter().map(in_scope).collect();
     let inventory = &everything;
-    let plan = decide(inventory, &everywhere);
+    let plan = decide_alone(inventory, &everywhere);
     let explainer = Explainer::new(inventory, &plan);
     let mut streams = Vec::new();
     let mut deleted = Vec::new();
@@ -114,9 +114,11 @@ pub fn stuck(inventory: &Inventory, rules: &Rules) -> Option<Stuck> {
         }
     }
     let (after, _) = apply(inventory, &everywhere, &deleted);
-    let then = decide(&after, &everywhere);
-    let freed = freed_bytes(inventory, &plan, &then);
-    share_out(inventory, &plan, &then, &explainer, &mut streams);
+    let then = decide_alone(&after, &everywhere);
+    let today = plan.doomed_blobs();
+    let freed: BTreeSet<Id> = then.doomed_blobs().into_iter().filter(|blob| !today.contains(blob)).collect();
+    share_out(inventory, (&plan, &then), &freed, &explainer, &mut streams);
+    let freed = freed.into_iter().filter_map(|blob| inventory.images.blob_bytes(blob)).sum();
     streams.sort_by_key(|stream| (std::cmp::Reverse((stream.freed, stream.bytes)), stream.stream));
     let all: BTreeSet<Id> =
         streams.iter().flat_map(|stream| &stream.images).map(|image| image.image).collect();
@@ -140,26 +142,14 @@ fn bytes_of(inventory: &Inventory, images: impl IntoIterator<Item = Id>) -> u64 
     blobs.into_iter().filter_map(|blob| inventory.images.blob_bytes(blob)).sum()
 }
 
-fn doomed(plan: &Plan) -> BTreeSet<Id> {
-    plan.images.iter().flat_map(|image| &image.blobs).copied().collect()
-}
-
-fn freed_bytes(inventory: &Inventory, now: &Plan, then: &Plan) -> u64 {
-    let before = doomed(now);
-    let more = doomed(then).into_iter().filter(|blob| !before.contains(blob));
-    more.filter_map(|blob| inventory.images.blob_bytes(blob)).sum()
-}
-
 /// Works out what each stream frees alone: the blobs whose every user that stays today goes because of this stream.
 fn share_out(
     inventory: &Inventory,
-    now: &Plan,
-    then: &Plan,
+    (now, then): (&Plan, &Plan),
+    freed: &BTreeSet<Id>,
     explainer: &Explainer<'_>,
     streams: &mut [StuckStream],
 ) {
-    let before = doomed(now);
-    let freed: BTreeSet<Id> = doomed(then).into_iter().filter(|blob| !before.contains(blob)).collect();
     let by_position: BTreeMap<usize, usize> =
         streams.iter().enumerate().map(|(index, stream)| (stream.stream, index)).collect();
     // The one stream that holds each image that goes then and stays now; `None` where several do.
