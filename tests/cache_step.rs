@@ -4,11 +4,11 @@
 
 mod common;
 
+use common::planned::{head_everywhere, planned_layers};
 use common::{Plugin, Ran};
 use http::Method;
 use sandbox::example::Example;
 use sandbox::{Cluster, ClusterConfig};
-use serde_json::Value;
 
 const REPLICAS: usize = 3;
 
@@ -32,41 +32,13 @@ impl Registry {
 
     /// Layer links that a dry run plans to delete together with their blobs.
     fn planned(&self) -> Vec<(String, String)> {
-        let plan = self.run(&["-o", "json"]).exits(0).json();
-        let blobs: Vec<&Value> = plan["images"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter_map(|image| image["blobs"].as_array())
-            .flatten()
-            .map(|blob| &blob["digest"])
-            .collect();
-        let mut planned = Vec::new();
-        for stream in plan["imageStreams"].as_array().unwrap() {
-            let repository =
-                format!("{}/{}", stream["namespace"].as_str().unwrap(), stream["name"].as_str().unwrap());
-            for link in stream["layerLinks"].as_array().unwrap() {
-                if blobs.contains(&link) {
-                    planned.push((repository.clone(), link.as_str().unwrap().to_owned()));
-                }
-            }
-        }
-        assert!(!planned.is_empty());
-        planned
+        planned_layers(&self.run(&["-o", "json"]).exits(0).json())
     }
 
     /// The answers of all replicas to HEAD of these blobs.
     fn ask(&self, blobs: &[(String, String)]) -> Vec<u16> {
-        let mut answers = Vec::new();
-        for replica in 0..REPLICAS {
-            let client = self.cluster.client_of(replica, "admin");
-            for (repository, digest) in blobs {
-                let path = format!("/v2/{repository}/blobs/{digest}");
-                let answer = self.cluster.block_on(client.send(Method::HEAD, &path, &[], "")).unwrap();
-                answers.push(answer.status().as_u16());
-            }
-        }
-        answers
+        assert_eq!(self.cluster.serving().len(), REPLICAS);
+        head_everywhere(&self.cluster, blobs)
     }
 }
 

@@ -8,6 +8,7 @@ mod common;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use common::planned::{head_everywhere, planned_layers};
 use common::{Plugin, Ran};
 use http::Method;
 use sandbox::api::{Rule, port_forwarder, route_reader, service_ca_reader};
@@ -16,7 +17,7 @@ use sandbox::fault::{Action, Fault};
 use sandbox::log::{Entry, Server};
 use sandbox::tls::Authority;
 use sandbox::{Cluster, ClusterConfig, RouteConfig};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const REPLICAS: usize = 3;
 
@@ -78,40 +79,14 @@ impl Site {
     fn warm_up(&self) -> Vec<(String, String)> {
         let plan = self.run(&["-o", "json"]).exits(0).json();
         assert_eq!(plan["metadata"].get("registry"), None, "a dry run needs none");
-        let images = plan["images"].as_array().unwrap().iter();
-        let blobs: Vec<&Value> = images
-            .filter_map(|image| image["blobs"].as_array())
-            .flatten()
-            .map(|blob| &blob["digest"])
-            .collect();
-        let mut planned = Vec::new();
-        for stream in plan["imageStreams"].as_array().unwrap() {
-            let name = |field: &str| stream[field].as_str().unwrap();
-            let repository = format!("{}/{}", name("namespace"), name("name"));
-            let links = stream["layerLinks"].as_array().unwrap().iter();
-            planned.extend(
-                links
-                    .filter(|link| blobs.contains(link))
-                    .map(|link| (repository.clone(), link.as_str().unwrap().to_owned())),
-            );
-        }
-        assert!(!planned.is_empty());
+        let planned = planned_layers(&plan);
         assert!(self.ask(&planned).iter().all(|status| *status == 200));
         planned
     }
 
     /// The answers of the replicas that are served to HEAD of these blobs.
     fn ask(&self, blobs: &[(String, String)]) -> Vec<u16> {
-        let mut answers = Vec::new();
-        for replica in self.cluster.serving() {
-            let client = self.cluster.client_of(replica, "admin");
-            for (repository, digest) in blobs {
-                let path = format!("/v2/{repository}/blobs/{digest}");
-                let answer = self.cluster.block_on(client.send(Method::HEAD, &path, &[], "")).unwrap();
-                answers.push(answer.status().as_u16());
-            }
-        }
-        answers
+        head_everywhere(&self.cluster, blobs)
     }
 
     #[track_caller]

@@ -9,6 +9,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod objects;
+pub(crate) mod planned;
 pub(crate) mod plugin;
 
 pub(crate) use cluster::Cluster;
