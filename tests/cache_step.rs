@@ -24,10 +24,14 @@ impl Registry {
     }
 
     fn run(&self, args: &[&str]) -> Ran {
+        self.plugin(args).run()
+    }
+
+    fn plugin(&self, args: &[&str]) -> Plugin {
         let plugin = Plugin::new();
         let kubeconfig = self.cluster.kubeconfig(plugin.home(), "pruner");
         let plugin = plugin.file("ca.crt", self.cluster.sandbox().ca_pem());
-        plugin.arg("--kubeconfig").arg(kubeconfig).arg("--certificate-authority=ca.crt").args(args).run()
+        plugin.arg("--kubeconfig").arg(kubeconfig).arg("--certificate-authority=ca.crt").args(args)
     }
 
     /// Layer links that a dry run plans to delete together with their blobs.
@@ -64,7 +68,10 @@ fn without_the_step_the_stale_answers_are_seen_and_told_of() {
     for replica in 0..REPLICAS {
         store.delete("pods", "openshift-image-registry", &registry.cluster.pod_name(replica));
     }
-    let ran = registry.run(&["--confirm"]).exits(0);
+    let home = tempfile::tempdir().unwrap();
+    let ran = registry.plugin(&["--confirm"]).env("XDG_STATE_HOME", home.path()).run().exits(0);
+    // What was deleted stays written down, for whoever finds the caches.
+    assert_eq!(std::fs::read_dir(home.path().join("oc-prune-images")).unwrap().count(), 1, "{ran}");
     let stale = registry.ask(&planned).into_iter().filter(|status| *status == 500).count();
     assert!(stale >= (REPLICAS - 1) * planned.len() / 2, "{stale} stale answers\n{ran}");
     ran.says("Cache step: none: there is no deployment/image-registry in namespace openshift-image-registry")

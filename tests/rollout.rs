@@ -854,6 +854,9 @@ impl Fixture {
 fn the_plugin_turns_caches_off_and_on() {
     let fixture = Fixture::managed(2, Operator::default(), quick());
     let run = |words: &[&str]| fixture.plugin("admin", words).run();
+    // The command that undoes it is for the same cluster.
+    let kubeconfig = fixture.cluster.kubeconfig(fixture.directory.path(), "admin");
+    let enable = format!("oc prune-images cache enable --confirm --kubeconfig={}", kubeconfig.display());
     let refused = run(&["cache", "disable", "--confirm"]).exits(1).prints("");
     refused.says("error: disable the registry's caches: the operator (managementState: Managed) would turn the change back")
         .says("hint: have it keep its hands off: oc prune-images cache disable --confirm --set-unmanaged");
@@ -873,7 +876,7 @@ fn the_plugin_turns_caches_off_and_on() {
         .prints("the caches are off; serving: ")
         .says("of 2 pods replaced)")
         .says("the operator no longer looks after the registry")
-        .says("until oc prune-images cache enable --confirm puts the state back");
+        .says(&format!("until {enable} puts the state back"));
     assert_eq!(fixture.state(), "Unmanaged");
     run(&["cache", "enable"]).exits(0).prints("managementState of the operator: Managed");
     run(&["cache", "enable", "--confirm"]).exits(0).prints("as they were before; serving: ");
@@ -883,9 +886,7 @@ fn the_plugin_turns_caches_off_and_on() {
     run(&["cache", "disable", "--confirm", "--cache-timeout=1s", &spelled])
         .exits(4)
         .says(&format!("repeat it, which does no harm: oc prune-images cache disable --confirm {spelled}"))
-        .says(
-            "hint: the operator is Unmanaged until this puts it back: oc prune-images cache enable --confirm",
-        );
+        .says(&format!("hint: the operator is Unmanaged until this puts it back: {enable}\n"));
     fixture.cluster.nodes().unschedulable(None);
     run(&["cache", "enable", "--confirm"]).exits(0);
     run(&["cache", "disable", "--confirm", "--registry-namespace=elsewhere"])

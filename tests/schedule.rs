@@ -230,6 +230,7 @@ fn mistakes_are_told_before_anything_is_printed() {
             "\"cpu=much\" for \"--requests\" flag",
             "--requests=cpu=100m,memory=256Mi",
         ),
+        (&["--report=page.html"], "--report cannot be carried into the job", "--dry-run --report=FILE"),
         (
             &["--redis-password-file=p"],
             "--redis-password-file: the job has no file of this machine",

@@ -142,6 +142,12 @@ impl CacheOutcome {
         redis_is_stale || left || !self.stale.is_empty() || self.failure.is_some()
     }
 
+    /// Whether something is left to be made to forget, as was asked for or because nobody knows which caches there are.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        self.needed && (self.plan.replicas == ReplicaStep::Leave || self.plan.step == "none")
+    }
+
     /// Whether the replicas' own answers show that nothing is stale, whatever else is not known.
     #[must_use]
     pub fn is_proven(&self) -> bool {

@@ -369,10 +369,9 @@ fn options(
     let sources = (args.registry_secret, args.registry_configmap);
     let connection = args.connection.options()?;
     // Last, because it reads files: a mistake on the command line comes first.
-    let prune = prune(args.carried, secrets, sources)?;
+    let prune = prune(args.carried, program, secrets, sources)?;
     let connection = ConnectionOptions { field_manager: prune.field_manager.clone(), ..connection };
     Ok(Invocation::Schedule(Box::new(ScheduleOptions {
-        program: program.to_owned(),
         words,
         verbosity,
         json: output == OutputFormat::Json,
@@ -407,12 +406,19 @@ fn apply(args: &ObjectArgs) -> Result<Option<Apply>, Failure> {
 /// Checks the prune's flags as a prune does.
 fn prune(
     args: CarriedArgs,
+    program: &str,
     (password, client): (Option<String>, Option<String>),
     (secrets, config_maps): (Vec<String>, Vec<String>),
 ) -> Result<Carried, Failure> {
     let selection = args.selection.options()?;
     num_workers(args.num_workers.as_deref())?;
     let running = args.running.options(OutputFormat::Text)?;
+    if running.report.is_some() {
+        return Err(Failure::usage("--report cannot be carried into the job, which has no place for a page")
+            .hint(format!(
+                "leave it out; a page about what a prune would do: {program} --dry-run --report=FILE"
+            )));
+    }
     let (step, check) = (args.cache.strategy()?, args.cache.check()?);
     args.cache.timeout()?;
     let place = args.cache.place.place()?;

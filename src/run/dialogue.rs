@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cache::StepOption;
 use crate::cli::Keep;
 use crate::plan::{Counts, Danger};
-use crate::text::time_text;
+use crate::text::{age_text, time_text};
 
 /// From this age on the plan is said to be old.
 const OLD: Duration = Duration::from_secs(300);
@@ -33,17 +33,14 @@ pub(super) fn menu(keep: &Keep, counts: &Counts) -> Vec<(Next, String)> {
         menu.push((Next::Proceed, "Proceed".to_owned()));
     }
     if let Keep::Revisions { keep_tag_revisions, keep_younger_than } = keep {
-        let age = Duration::try_from(*keep_younger_than).unwrap_or_default();
         menu.push((Next::TagRevisions, format!("Change --keep-tag-revisions={keep_tag_revisions}")));
-        menu.push((Next::YoungerThan, format!("Change --keep-younger-than={}", age_text(age))));
+        menu.push((
+            Next::YoungerThan,
+            format!("Change --keep-younger-than={}", age_text(*keep_younger_than)),
+        ));
     }
     menu.push((Next::Quit, "Quit, change nothing".to_owned()));
     menu
-}
-
-/// An age as the flag takes it.
-fn age_text(age: Duration) -> String {
-    if age.is_zero() { "0".to_owned() } else { time_text(age) }
 }
 
 /// Whether a plan with these numbers changes anything.

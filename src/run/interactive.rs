@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::dialogue::{self, Confirmation, Next};
 use super::look;
-use super::prune::{Begun, Job, Planned, Ready, decide, get_ready, has_token, impersonation};
+use super::prune::{Begun, Job, Planned, Ready, decide, get_ready, has_token, impersonation, tell_unread};
 use super::signals::interrupted;
 use crate::cache::{CacheStep, Strategy};
 use crate::cli::{self, Keep, Options};
@@ -137,6 +137,7 @@ impl Talk<'_> {
             self.ui.warning(&printable(&warning));
         }
         let mut ready = get_ready(&self.options, self.ui, &self.begun, &planned.plan).await?;
+        tell_unread(self.ui, look);
         if let Some(caches) = &mut ready.caches
             && !self.choose_step(caches).await?
         {

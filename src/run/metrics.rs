@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 
-use crate::cache::{CacheOutcome, CachePlan, ReplicaStep};
+use crate::cache::{CacheOutcome, CachePlan};
 use crate::error::Exit;
 use crate::execute::Outcome;
 use crate::plan::Counts;
@@ -45,12 +45,9 @@ impl Tally {
 
     /// What was done.
     pub(super) fn done(&mut self, outcome: &Outcome, cache: &CacheOutcome) {
-        // Without a step nobody knows what the caches name, whatever they are.
-        let is_left =
-            cache.needed && (cache.plan.replicas == ReplicaStep::Leave || cache.plan.step == "none");
         // Of the changes only the numbers are told.
         let outcome = Outcome { changes: Vec::new(), spared: Vec::new(), ..outcome.clone() };
-        self.done = Some((outcome, !cache.may_lie() && !is_left));
+        self.done = Some((outcome, !cache.may_lie() && !cache.is_left()));
     }
 
     /// Writes the metrics; that they cannot be written changes nothing about the run.

@@ -14,7 +14,7 @@ use super::page::{self, PageFile};
 use super::signals::{listen_to_signals, nothing_done, stopped, timeout_flag, until};
 use super::write_document;
 use crate::cache::redis::Whereabouts;
-use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep, ReplicaStep};
+use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
 use crate::cli::{self, Options, OutputFormat};
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
@@ -240,7 +240,7 @@ fn report_dry_run(options: &Options, ui: &Ui, begun: &Begun, planned: &Planned, 
 }
 
 /// Says which lists that only protect could not be read.
-fn tell_unread(ui: &Ui, look: &Look) {
+pub(super) fn tell_unread(ui: &Ui, look: &Look) {
     if !look.unread.is_empty() {
         let unread: Vec<&str> = look.unread.iter().map(String::as_str).collect();
         ui.message(&format!("Less is protected than could be: rights are missing: {}", unread.join(", ")));
@@ -336,8 +336,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
             drop((events, finishing));
             executed.outcome.broken = execute::broken_images(registry, &meanwhile).await;
             ui.before_abort(None);
-            let is_left = cache.needed && cache.plan.replicas == ReplicaStep::Leave;
-            if cache.may_lie() || is_left {
+            if cache.may_lie() || cache.is_left() {
                 cache.repeat = Some(repeat);
             } else if let Some(kept) = kept {
                 kept.remove();

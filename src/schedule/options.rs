@@ -27,9 +27,7 @@ const HISTORY: u32 = 3;
 /// Everything that `cronjob` or `job` was asked for.
 #[derive(Debug, Clone)]
 pub struct ScheduleOptions {
-    /// `oc prune-images`, or how else it is called.
-    pub program: String,
-    /// The words that were typed after the program's name, for the first line of the output.
+    /// The words that were typed, the program's name first, for the first line of the output.
     pub words: String,
     /// `-v`.
     pub verbosity: u8,

@@ -169,12 +169,6 @@ impl Bar {
         self.say();
     }
 
-    /// So many steps of so many are done.
-    pub fn set(&self, done: usize, all: usize) {
-        self.line.set_length(all as u64);
-        self.line.set_position(done as u64);
-    }
-
     /// What else there is to be said.
     pub fn note(&self, text: &str) {
         text.clone_into(&mut self.note.lock().unwrap_or_else(PoisonError::into_inner));

@@ -23,17 +23,6 @@ pub enum Answer<T> {
     Interrupted,
 }
 
-impl<T> Answer<T> {
-    /// The answer as something else.
-    pub fn map<U>(self, to: impl FnOnce(T) -> U) -> Answer<U> {
-        match self {
-            Self::Given(answer) => Answer::Given(to(answer)),
-            Self::Left => Answer::Left,
-            Self::Interrupted => Answer::Interrupted,
-        }
-    }
-}
-
 /// A key, as far as it means the same at every prompt.
 enum Pressed {
     Key(Key),

@@ -104,7 +104,8 @@ impl SwitchOptions {
 
     /// The command that undoes `cache disable`.
     fn enable(&self) -> String {
-        format!("{} cache enable --confirm{}", self.program, self.place.flags())
+        let (place, connection) = (self.place.flags(), self.connection.writing_flags());
+        format!("{} cache enable --confirm{place}{connection}", self.program)
     }
 }
 
