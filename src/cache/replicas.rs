@@ -1,7 +1,7 @@
 //! Follows the replicas and makes each of them forget a blob.
 //!
 //! A replica is spoken to at the address of its pod, which works inside the cluster, or else through a port-forward of
-//! its own. Which replicas there are is asked again and again, for `system:image-pruner` may not watch pods. A replica
+//! its own; only so where the registry itself is reached in this way. Which replicas there are is asked again and again, for `system:image-pruner` may not watch pods. A replica
 //! that is found late may have cached, from a client that was quick, a blob whose data was deleted between two lists; it
 //! is remembered with those digests, as one is that did not confirm. To tell it later to forget them could remove a
 //! fresh upload, so that takes an answer of the replica itself that the data is missing.

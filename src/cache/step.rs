@@ -364,13 +364,13 @@ impl CacheStep {
         }
     }
 
-    /// When the replicas' entries have expired.
     /// The second from which on no replica remembers what was deleted (RFC 3339).
     fn stale_until(&self) -> Option<String> {
         let (_, time) = self.expires()?;
         Some(Timestamp::from_second(time.as_second() + 1).unwrap_or(time).to_string())
     }
 
+    /// When the replicas' entries have expired.
     fn expires(&self) -> Option<(Instant, Timestamp)> {
         let (at, time) = self.gone().last?;
         Some((at + self.ttl(), time.saturating_add(self.ttl()).unwrap_or(time)))

@@ -1,7 +1,7 @@
 //! Reaches the registry and logs in: ping without credentials, choose the connection, know the registry, then log in.
 //!
-//! Later rooms that need single replicas build further clients from the same [`Settings`]: a client is made for one
-//! host and one protection (`transport.rs`), and the name that is verified is independent of the address dialled.
+//! A client is made for one host and one protection (`transport.rs`), and the name that is verified is independent of the
+//! address dialled.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! Finds the registry, chooses a connection, logs in and deletes. Knows HTTP; what goes is decided elsewhere.
 //!
 //! [`choose`] says which host it is; [`reach`] finds the way to it, directly, by a route or through the API server, and
-//! [`connect`] goes it and yields a [`Registry`], whose methods send one request each. The decisions (which host, which protection, what an answer means) are pure functions beside the I/O.
+//! yields a [`Registry`], whose methods send one request each. The decisions (which host, which protection, what an answer
+//! means) are pure functions beside the I/O.
 //!
 //! The token goes only to a host that the server computed or the administrator named, only over a connection that
 //! the rules of [`candidates`] allow, only to what has shown itself to be an image registry, and never along a

@@ -100,6 +100,8 @@ impl Pods {
             // It leads somewhere still, and there is no better one.
             return Ok((forward.address(), pod.name.clone()));
         }
+        let is_ready = |pod: &Pod| ready.iter().any(|other| other.uid == pod.uid);
+        let failed_alone = open.current.as_ref().is_some_and(|(pod, _)| is_ready(pod));
         // One that failed may do so again.
         let failed = open.current.as_ref().map(|(pod, _)| pod.uid.clone());
         ready.sort_by_key(|pod| Some(&pod.uid) == failed.as_ref());
@@ -110,10 +112,15 @@ impl Pods {
                     let (address, name) = (forward.address(), pod.name.clone());
                     if let Some((before, earlier)) = open.current.replace((pod, forward)) {
                         if before.name != name {
+                            let before = printable(&before.name);
+                            let why = if failed_alone {
+                                format!("that to pod {before} failed")
+                            } else {
+                                format!("pod {before} is no longer there or ready")
+                            };
                             announce(&format!(
-                                "the registry is now reached through a port-forward to pod {}: pod {} is no longer there or ready",
-                                printable(&name),
-                                printable(&before.name)
+                                "the registry is now reached through a port-forward to pod {}: {why}",
+                                printable(&name)
                             ));
                         }
                         open.earlier.push(earlier);
@@ -133,10 +140,7 @@ impl Pods {
 async fn ready(cluster: &Cluster, place: &Place, selector: &str) -> Result<Vec<Pod>, NoPod> {
     let namespace = &place.namespace;
     match detect::pods(cluster, place, selector).await {
-        Reading::Is(pods) => Ok(pods
-            .into_iter()
-            .filter(|pod| pod.ready && !pod.terminating && pod.address.is_some())
-            .collect()),
+        Reading::Is(pods) => Ok(pods.into_iter().filter(Pod::takes_forward).collect()),
         Reading::Absent => Ok(Vec::new()),
         Reading::Unreadable { why, rule } => Err(NoPod {
             why: format!("list the pods of namespace {namespace}: {}", sanitize(&why)),

@@ -90,6 +90,13 @@ impl Pool {
         }
     }
 
+    /// These alone, also where those of the system counted.
+    pub(super) fn only(self) -> Self {
+        match self {
+            Self::Only(certificates) | Self::SystemAnd(certificates) => Self::Only(certificates),
+        }
+    }
+
     /// The authorities beside those of the system.
     pub(super) fn certificates(&self) -> &[Certificate] {
         match self {

@@ -340,8 +340,13 @@ fn forwarded_pod(foreseen: &Foreseen) -> Result<String, String> {
     if let Some(right) = missing.next() {
         return Err(format!("a right is missing: {}", right.rule));
     }
-    let pods = found.pods.get().map(Vec::as_slice).unwrap_or_default();
-    let ready = pods.iter().find(|pod| pod.ready && !pod.terminating);
+    let pods = match &found.pods {
+        Reading::Is(pods) => pods.as_slice(),
+        Reading::Absent => &[],
+        Reading::Unreadable { rule: Some(rule), .. } => return Err(format!("a right is missing: {rule}")),
+        Reading::Unreadable { why, rule: None } => return Err(why.clone()),
+    };
+    let ready = pods.iter().find(|pod| pod.takes_forward());
     ready.map(|pod| format!("pod {}", pod.name)).ok_or_else(|| "no pod of the registry is ready".to_owned())
 }
 

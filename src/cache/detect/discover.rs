@@ -49,7 +49,9 @@ impl Place {
     #[must_use]
     pub fn certificate_name(&self, host: &str) -> String {
         let service = self.service_name();
-        if host.starts_with(&service) { host.to_owned() } else { service }
+        let is_longer =
+            host.strip_prefix(&service).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if is_longer { host.to_owned() } else { service }
     }
 
     /// The flags to repeat a command with, each with a blank in front: what is not where it is by default.
@@ -378,5 +380,25 @@ async fn ask(cluster: &Cluster, rule: &Rule) -> Verdict {
             verdict(&answer.body).unwrap_or_else(|error| Verdict::NotKnown(sanitize(&error.to_string())))
         }
         Err(error) => Verdict::NotKnown(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_longer_name_of_the_service_stands_for_it() {
+        let place = Place::default();
+        let service = place.service_name();
+        for (host, name) in [
+            (service.clone(), service.clone()),
+            (format!("{service}.cluster.local"), format!("{service}.cluster.local")),
+            (format!("{service}-x.example.com"), service.clone()),
+            (format!("{service}x"), service.clone()),
+            ("registry.example.com".to_owned(), service.clone()),
+        ] {
+            assert_eq!(place.certificate_name(&host), name, "{host}");
+        }
     }
 }

@@ -82,6 +82,14 @@ pub struct Pod {
     pub owner: Option<String>,
 }
 
+impl Pod {
+    /// Whether a port-forward to it leads to the registry.
+    #[must_use]
+    pub fn takes_forward(&self) -> bool {
+        self.ready && !self.terminating && self.address.is_some()
+    }
+}
+
 /// What kind of object makes the pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkloadKind {
