@@ -373,6 +373,29 @@ fn what_other_commands_answer_stands_on_a_page_too() {
 }
 
 #[test]
+fn what_is_done_about_the_caches_stands_on_a_page_also_where_it_fails() {
+    let cluster = cluster();
+    cluster.seed();
+    let path = cluster.directory().join("page.html");
+    let report = format!("--report={}", path.display());
+    let kubeconfig = cluster.kubeconfig("admin");
+    let digests = cluster.directory().join("digests");
+    std::fs::write(&digests, format!("shop/app@sha256:{}\n", "0".repeat(64))).unwrap();
+    let from = format!("--digests-from={}", digests.display());
+    for (words, code, answer) in [
+        (&["cache", "disable"][..], 1, "there is no deployment/image-registry"),
+        (&["cache", "flush", &from], 4, "find the registry&#39;s Redis"),
+        (&["cache", "flush", "--from=nowhere.json"], 1, "read the result from nowhere.json"),
+    ] {
+        let ran = Plugin::new().args(words).arg("--kubeconfig").arg(&kubeconfig).arg(&report).run();
+        let ran = ran.exits(code);
+        let written = std::fs::read_to_string(&path).unwrap();
+        check(&written);
+        assert!(written.contains(answer), "{words:?}: {written}\n{ran}");
+    }
+}
+
+#[test]
 fn the_page_of_a_prune_tells_what_would_be_done_or_was_done() {
     let cluster = cluster();
     cluster.seed();

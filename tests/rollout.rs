@@ -652,6 +652,7 @@ async fn a_rollout_that_is_turned_back_without_the_right_to_do_more_says_which_p
 fn options(fixture: &Fixture, turn: Turn, user: &str) -> SwitchOptions {
     let word = if turn == Turn::Off { "disable" } else { "enable" };
     SwitchOptions {
+        report: None,
         connection: fixture.connection(user),
         place: Place::default(),
         turn,
@@ -871,12 +872,15 @@ fn the_plugin_turns_caches_off_and_on() {
         .prints("REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR=inmemory in container registry (inmemory now)")
         .says("nothing was changed: add --confirm");
     assert!(fixture.changes().is_empty());
-    run(&["cache", "disable", "--confirm", &spelled])
+    let page = fixture.directory.path().join("page.html");
+    run(&["cache", "disable", "--confirm", &spelled, &format!("--report={}", page.display())])
         .exits(0)
         .prints("the caches are off; serving: ")
         .says("of 2 pods replaced)")
         .says("the operator no longer looks after the registry")
         .says(&format!("until {enable} puts the state back"));
+    let written = std::fs::read_to_string(page).unwrap();
+    assert!(written.contains("of 2 pods replaced)") && written.contains("the caches are off;"), "{written}");
     assert_eq!(fixture.state(), "Unmanaged");
     run(&["cache", "enable"]).exits(0).prints("managementState of the operator: Managed");
     run(&["cache", "enable", "--confirm"]).exits(0).prints("as they were before; serving: ");

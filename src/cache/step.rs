@@ -247,6 +247,7 @@ impl CacheStep {
         let repeat =
             format!("{program} cache disable --confirm{}{}", place.flags(), connection.writing_flags());
         let options = SwitchOptions {
+            report: None,
             connection: connection.clone(),
             place: place.clone(),
             turn: Turn::Off,

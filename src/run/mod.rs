@@ -56,14 +56,17 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
 fn flush_cache(options: &FlushOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     start(options.verbosity, async {
         // An eviction may be done twice, and the next run does the rest.
-        unless_ended(ui, |signal| flush::interrupted(options, signal), flush::flush(options, ui)).await
+        let run = unless_ended(ui, |signal| flush::interrupted(options, signal), flush::flush(options, ui));
+        PageFile::around(options.report.as_deref(), "What was evicted", ui, run).await
     })
 }
 
 fn switch_caches(options: &SwitchOptions, ui: &Arc<Ui>) -> Result<Exit, Failure> {
     start(options.verbosity, async {
         // The old values are kept before anything is changed, and the next run goes on.
-        unless_ended(ui, |signal| switch::interrupted(options, signal), switch::switch(options, ui)).await
+        let run =
+            unless_ended(ui, |signal| switch::interrupted(options, signal), switch::switch(options, ui));
+        PageFile::around(options.report.as_deref(), "The registry's caches, turned off or on", ui, run).await
     })
 }
 

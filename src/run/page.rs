@@ -9,7 +9,7 @@ use super::write_document;
 use crate::cause::io_text;
 use crate::cli::{Keep, LookFormat, OutputFormat, PruneOptions};
 use crate::cluster::Cluster;
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::plan::usage::{Level, Shown};
 use crate::plan::{self, Plan};
 use crate::report::document::{Context, View};
@@ -79,7 +79,29 @@ impl PageFile {
         let mut text = Vec::new();
         // Writing to memory cannot fail.
         let _ = write(&mut text);
-        self.finish(&html::text_page(title, server, &String::from_utf8_lossy(&text)))
+        self.finish(&html::text_page(title, Some(server), &String::from_utf8_lossy(&text)))
+    }
+
+    /// Runs what changes something, and writes what it said as a page, however it ended. The run is over by then: that the
+    /// page cannot be written changes nothing about it.
+    pub(super) async fn around(
+        path: Option<&Path>,
+        title: &str,
+        ui: &Ui,
+        run: impl Future<Output = Result<Exit, Failure>>,
+    ) -> Result<Exit, Failure> {
+        let Some(path) = path else { return run.await };
+        let file = Self::begin(path)?;
+        ui.keep_transcript();
+        let ended = run.await;
+        let mut said = ui.said();
+        if let Err(failure) = &ended {
+            said.push_str(&failure.to_string());
+        }
+        if let Err(failure) = file.finish(&html::text_page(title, None, &said)) {
+            ui.warning(&failure.message);
+        }
+        ended
     }
 
     fn write(&self, file: &mut File, page: &str) -> io::Result<()> {

@@ -21,6 +21,7 @@ use terminal::Terminal;
 pub struct Ui {
     stdout_closed: AtomicBool,
     before_abort: Mutex<Option<String>>,
+    transcript: Mutex<Option<Vec<u8>>>,
     bars: Bars,
     terminal: Terminal,
 }
@@ -42,6 +43,19 @@ impl Ui {
     ///
     /// A reader that went away (`| head`) is no error: a run that deletes goes on without it.
     pub fn result(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+        if self.transcript().is_none() {
+            return self.print(write);
+        }
+        let mut text = Vec::new();
+        // Writing to memory cannot fail.
+        let _ = write(&mut text);
+        if let Some(transcript) = self.transcript().as_mut() {
+            transcript.extend_from_slice(&text);
+        }
+        self.print(|out| out.write_all(&text));
+    }
+
+    fn print(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
         if self.stdout_closed.load(Ordering::Relaxed) {
             return;
         }
@@ -56,10 +70,33 @@ impl Ui {
 
     /// Writes a line about the run to stderr.
     pub fn message(&self, text: &str) {
+        self.note(text);
         self.bars.aside(|| {
             // Nobody is left to be told of a closed stderr.
             let _ = writeln!(io::stderr().lock(), "{text}");
         });
+    }
+
+    /// Keeps what is said from here on, on both streams, for [`Ui::said`].
+    pub fn keep_transcript(&self) {
+        *self.transcript() = Some(Vec::new());
+    }
+
+    /// What was said since [`Ui::keep_transcript`].
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.transcript().as_ref().map_or_else(String::new, |said| String::from_utf8_lossy(said).into_owned())
+    }
+
+    fn note(&self, text: &str) {
+        if let Some(transcript) = self.transcript().as_mut() {
+            // Writing to memory cannot fail.
+            let _ = writeln!(transcript, "{text}");
+        }
+    }
+
+    fn transcript(&self) -> std::sync::MutexGuard<'_, Option<Vec<u8>>> {
+        self.transcript.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a warning to stderr.

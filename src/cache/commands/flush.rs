@@ -66,6 +66,8 @@ pub struct FlushOptions {
     pub dry_run: bool,
     /// `--key-prefix`.
     pub key_prefix: String,
+    /// `--report`.
+    pub report: Option<PathBuf>,
     /// `-v`.
     pub verbosity: u8,
     /// The command to repeat all this, without a password.

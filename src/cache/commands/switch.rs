@@ -4,6 +4,7 @@
 //! interrupted is finished by the next one.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ pub struct SwitchOptions {
     pub set_unmanaged: Consent,
     /// `--redis-is-flushed`.
     pub redis_is_flushed: bool,
+    /// `--report`.
+    pub report: Option<PathBuf>,
     /// `-v`.
     pub verbosity: u8,
     /// `oc prune-images`, or how else it is called.

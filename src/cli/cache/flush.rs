@@ -8,7 +8,7 @@ use super::super::{
     cluster::ClusterArgs,
     parse::Invocation,
     redis::RedisArgs,
-    subcommand::{CommonArgs, Subcommand},
+    subcommand::{CommonArgs, ReportArgs, Subcommand},
     validate::{nonempty, nonempty_path, switch},
 };
 use crate::{
@@ -76,6 +76,9 @@ pub(super) struct FlushArgs {
     cluster: ClusterArgs,
 
     #[command(flatten)]
+    report: ReportArgs,
+
+    #[command(flatten)]
     common: CommonArgs,
 }
 
@@ -134,6 +137,7 @@ fn options(args: FlushArgs, program: &str) -> Result<FlushOptions, Failure> {
         scan_repositories,
         dry_run,
         key_prefix: args.key_prefix.unwrap_or_default(),
+        report: args.report.path(),
         verbosity,
         repeat,
     })

@@ -9,7 +9,7 @@ use super::super::{
     parse::Invocation,
     place::PlaceArgs,
     running::WritingArgs,
-    subcommand::{CommonArgs, Subcommand},
+    subcommand::{CommonArgs, ReportArgs, Subcommand},
     validate::{invalid, nonempty, switch, timeout},
 };
 use crate::{
@@ -82,6 +82,9 @@ struct SwitchArgs {
 
     #[command(flatten)]
     writing: WritingArgs,
+
+    #[command(flatten)]
+    report: ReportArgs,
 
     #[command(flatten)]
     common: CommonArgs,
@@ -176,6 +179,7 @@ fn options(args: SwitchArgs, program: &str, turn: Turn) -> Result<SwitchOptions,
         timeout,
         set_unmanaged: Consent::None,
         redis_is_flushed: false,
+        report: args.report.path(),
         verbosity: args.common.verbosity()?,
         program: program.to_owned(),
         repeat,

@@ -87,11 +87,13 @@ pub fn page_with_text(title: &str, found: &Found, text: &str) -> String {
 
 /// Writes the page of a command that is about no storage: what it printed, and about which cluster.
 #[must_use]
-pub fn text_page(title: &str, server: &str, text: &str) -> String {
+pub fn text_page(title: &str, server: Option<&str>, text: &str) -> String {
     document(title, |html| {
         html.element("header", &[], |html| {
             html.leaf("h1", &[], title);
-            html.leaf("p", &[("class", &"muted")], format!("Cluster {}", cut(server, LONGEST)));
+            if let Some(server) = server {
+                html.leaf("p", &[("class", &"muted")], format!("Cluster {}", cut(server, LONGEST)));
+            }
         });
         html.element("main", &[], |html| printed(html, text));
     })
