@@ -26,7 +26,7 @@ use super::{
     exec::Identity,
     kubeconfig::{self, Target},
     options::{ConnectionOptions, Environment, FIELD_MANAGER},
-    request::{self, ApiRequest, ApiResponse, Failed, Limits, Retry, Waits},
+    request::{self, ApiRequest, ApiResponse, Failed, Limits, Lines, Retry, Waits},
     warnings::{Announce, Warnings},
 };
 use crate::{cause::Cause, error::Failure, text::sanitize};
@@ -175,6 +175,40 @@ impl Cluster {
     }
 
     async fn send(&self, request: &ApiRequest, login: &Login) -> Result<ApiResponse, Failed> {
+        let (client, sent) = self.prepare(request, login)?;
+        let started = std::time::Instant::now();
+        let result =
+            request::send_once(&client, sent, request.max_body, &self.inner.limits, &self.warnings).await;
+        let outcome = result.as_ref().map(|response| response.status);
+        self.note(&request.method, &request.path_and_query, started.elapsed(), outcome);
+        result
+    }
+
+    /// Sends a request whose answer is read line by line, as it comes: no limit but that of the head holds for it. A line
+    /// may be as long as the request's largest answer.
+    ///
+    /// # Errors
+    /// As [`Cluster::request`].
+    pub async fn lines(&self, request: ApiRequest) -> Result<Lines, ApiError> {
+        let request = &request;
+        let attempt = |login| async move {
+            let (client, sent) = self.prepare(request, &login)?;
+            let started = std::time::Instant::now();
+            let limits = &self.inner.limits;
+            let result = request::open_lines(&client, sent, request.max_body, limits, &self.warnings).await;
+            let outcome = result.as_ref().map(|_| StatusCode::OK);
+            self.note(&request.method, &request.path_and_query, started.elapsed(), outcome);
+            result
+        };
+        self.attempts(request.retry, attempt).await
+    }
+
+    /// The request as it is sent, and the client that sends it.
+    fn prepare(
+        &self,
+        request: &ApiRequest,
+        login: &Login,
+    ) -> Result<(Client, http::Request<Body>), ApiError> {
         let mut builder = http::Request::builder()
             .method(request.method.clone())
             .uri(&*request.managed_by(&self.inner.field_manager))
@@ -188,13 +222,7 @@ impl Cluster {
         let sent = builder.body(Body::from(request.body.clone().unwrap_or_default())).map_err(|_| {
             ApiError::Malformed(format!("no such path: {}", sanitize(&request.path_and_query)))
         })?;
-        let client = self.client(login).map_err(ApiError::Credentials)?;
-        let started = std::time::Instant::now();
-        let result =
-            request::send_once(&client, sent, request.max_body, &self.inner.limits, &self.warnings).await;
-        let outcome = result.as_ref().map(|response| response.status);
-        self.note(&request.method, &request.path_and_query, started.elapsed(), outcome);
-        result
+        Ok((self.client(login).map_err(ApiError::Credentials)?, sent))
     }
 
     /// Who asks, as headers.

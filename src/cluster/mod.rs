@@ -24,7 +24,7 @@ pub use forward::Forward;
 pub use kubeconfig::{Entries, entries};
 pub use options::{ConnectionOptions, Environment, RequestTimeout};
 pub(crate) use request::is_object_name;
-pub use request::{ApiRequest, ApiResponse, Retry};
+pub use request::{ApiRequest, ApiResponse, Lines, Retry};
 pub use warnings::Announce;
 
 pub use crate::cause::{Cause, CauseKind, io_text};

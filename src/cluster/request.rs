@@ -251,16 +251,14 @@ impl Clock {
     }
 }
 
-/// Sends a request once and reads the answer.
-pub(super) async fn send_once(
+/// Sends a request once, up to the head of the answer, which is one of success.
+async fn open(
     client: &kube::Client,
     request: http::Request<Body>,
-    max_body: usize,
     limits: &Limits,
+    clock: Clock,
     warnings: &Warnings,
-) -> Result<ApiResponse, Failed> {
-    let wants_json = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == "application/json");
-    let clock = Clock::start(limits.whole);
+) -> Result<(http::response::Parts, Body), Failed> {
     let response = clock.step(limits.head, "waiting for the answer", client.send(request)).await?;
     let response = response.map_err(|error| of_connection(&error))?;
     let (parts, body) = response.into_parts();
@@ -285,6 +283,21 @@ pub(super) async fn send_once(
         }
         return Err(Failed { error, retry_after: wait });
     }
+    Ok((parts, body))
+}
+
+/// Sends a request once and reads the answer.
+pub(super) async fn send_once(
+    client: &kube::Client,
+    request: http::Request<Body>,
+    max_body: usize,
+    limits: &Limits,
+    warnings: &Warnings,
+) -> Result<ApiResponse, Failed> {
+    let wants_json = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == "application/json");
+    let clock = Clock::start(limits.whole);
+    let (parts, body) = open(client, request, limits, clock, warnings).await?;
+    let status = parts.status;
     let announced =
         parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > max_body)) {
@@ -298,6 +311,61 @@ pub(super) async fn send_once(
     let mut read = BytesMut::new();
     read_body(body, &mut read, max_body, clock, limits.pause).await?;
     Ok(ApiResponse { status, headers: parts.headers, body: read.freeze() })
+}
+
+/// Sends a request once; the answer is read line by line. Only its head has to come in the time of a request.
+pub(super) async fn open_lines(
+    client: &kube::Client,
+    request: http::Request<Body>,
+    max_line: usize,
+    limits: &Limits,
+    warnings: &Warnings,
+) -> Result<Lines, Failed> {
+    let (_, body) = open(client, request, limits, Clock::start(limits.whole), warnings).await?;
+    Ok(Lines { body, read: BytesMut::new(), searched: 0, max_line })
+}
+
+/// An answer without an end of its own, such as a watch: one line after the other.
+#[derive(Debug)]
+pub struct Lines {
+    body: Body,
+    read: BytesMut,
+    /// So much of it has no end of a line.
+    searched: usize,
+    max_line: usize,
+}
+
+impl Lines {
+    /// The next line, without its end; `None` at the end of the answer. May be dropped while it waits.
+    ///
+    /// # Errors
+    /// The connection broke, or a line is longer than the request allows.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            if let Some(found) = self.read[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let mut line = self.read.split_to(self.searched + found + 1);
+                line.truncate(self.searched + found);
+                self.searched = 0;
+                return Ok(Some(line.freeze()));
+            }
+            self.searched = self.read.len();
+            if self.read.len() > self.max_line {
+                return Err(ApiError::BodyTooLarge { limit: self.max_line });
+            }
+            let Some(frame) = self.body.frame().await else {
+                let rest = std::mem::take(&mut self.read).freeze();
+                self.searched = 0;
+                return Ok(Some(rest).filter(|rest| !rest.is_empty()));
+            };
+            let frame = frame.map_err(|error| ApiError::Truncated {
+                received: self.read.len(),
+                cause: Cause::of(&error).text,
+            })?;
+            if let Ok(data) = frame.into_data() {
+                self.read.extend_from_slice(&data);
+            }
+        }
+    }
 }
 
 async fn read_body(

@@ -126,6 +126,17 @@ impl List {
     }
 }
 
+/// A list that was read, and the state of the cluster that it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListState {
+    /// The list.
+    pub list: List,
+    /// The namespace that it is limited to.
+    pub namespace: Option<String>,
+    /// Its `metadata.resourceVersion`: all pages of a list show the same state.
+    pub version: String,
+}
+
 /// What was read so far.
 #[derive(Debug, Default)]
 pub struct Parts {
@@ -138,6 +149,7 @@ pub struct Parts {
     protected_namespaces: Vec<Box<str>>,
     referrers: Vec<Referrer>,
     warnings: Vec<String>,
+    states: Vec<ListState>,
     objects: usize,
 }
 
@@ -162,6 +174,12 @@ impl Parts {
     /// Counts the objects of another list from here on.
     pub(super) fn begin(&mut self) {
         self.objects = 0;
+    }
+
+    /// Notes which state of the cluster a list shows that was read to its end.
+    pub(super) fn end(&mut self, list: &List, namespace: Option<&str>, version: String) {
+        let (list, namespace) = (list.clone(), namespace.map(ToOwned::to_owned));
+        self.states.push(ListState { list, namespace, version });
     }
 
     /// Forgets what a list gave so far: it is read again from its start.
@@ -191,6 +209,7 @@ impl Parts {
             protected_namespaces,
             referrers,
             warnings,
+            states: _,
             objects,
         } = self;
         match &list.content {
@@ -268,6 +287,7 @@ impl Parts {
             protected_namespaces,
             referrers,
             warnings,
+            states,
             objects: _,
         } = other;
         // Only one part reads images and streams: their names are in one table.
@@ -280,6 +300,7 @@ impl Parts {
         self.protected_namespaces.extend(protected_namespaces);
         self.referrers.extend(referrers);
         self.warnings.extend(warnings);
+        self.states.extend(states);
     }
 
     /// The inventory, in an order that does not depend on the order of arrival.
@@ -293,6 +314,7 @@ impl Parts {
             mut protected_namespaces,
             mut referrers,
             warnings,
+            states,
             objects: _,
         } = self;
         let ImageReader { mut names, images, managed_hosts, undecodable, .. } = images;
@@ -301,7 +323,7 @@ impl Parts {
         sort_referrers(&mut referrers, &mut names);
         let inventory =
             Inventory { names, images, streams, referrers, limits, protected_namespaces, selector };
-        Read { inventory, repositories, managed_hosts, undecodable, warnings }
+        Read { inventory, repositories, managed_hosts, undecodable, warnings, states }
     }
 }
 
@@ -338,6 +360,8 @@ pub struct Read {
     pub undecodable: Vec<(String, String)>,
     /// What else is to be said.
     pub warnings: Vec<String>,
+    /// The lists that were read, each with the state of the cluster that it shows.
+    pub states: Vec<ListState>,
 }
 
 /// Reads whole lists that are in memory: for replays and benchmarks of the plan.

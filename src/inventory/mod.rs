@@ -3,9 +3,11 @@
 mod decode;
 mod lists;
 mod read;
+mod watch;
 
-pub use lists::{Absence, Content, List, Parts, Read, read_lists, read_lists_selecting};
+pub use lists::{Absence, Content, List, ListState, Parts, Read, read_lists, read_lists_selecting};
 pub use read::{
     Event, ResourceName, Scope, add_appeared, image_path, read, reduce_stream, reread_referrers,
     reread_streams, stream_path,
 };
+pub use watch::{News, Tell, Told, Watching};

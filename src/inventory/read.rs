@@ -15,19 +15,19 @@ use crate::error::Failure;
 use crate::model::{Id, Inventory, Kind, Names, Selector, Stream};
 
 /// Objects in a page, as kubectl asks for.
-const PAGE_LIMIT: usize = 500;
+pub(super) const PAGE_LIMIT: usize = 500;
 /// The largest page that is taken, in bytes. A larger one is asked for again in smaller pieces.
-const PAGE_BYTES: usize = 128 << 20;
+pub(super) const PAGE_BYTES: usize = 128 << 20;
 /// How often a list whose continue token expired is started again.
 const RESTARTS: usize = 4;
 /// How often a list with a page that is no JSON is started again: something between us and the server may have cut it.
 const MALFORMED_RETRIES: usize = 2;
 /// How many lists are read at once.
-const LISTS_IN_FLIGHT: usize = 6;
+pub(super) const LISTS_IN_FLIGHT: usize = 6;
 /// How long the list of images may take to fail as well, once another list has failed.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// How many single objects are asked for at once.
-const GETS_IN_FLIGHT: usize = 16;
+pub(super) const GETS_IN_FLIGHT: usize = 16;
 
 /// What is to be read.
 #[derive(Debug, Clone, Default)]
@@ -148,7 +148,7 @@ fn together(failures: Vec<Failure>) -> Failure {
     first
 }
 
-async fn read_list(
+pub(super) async fn read_list(
     cluster: &Cluster,
     list: &List,
     namespace: Option<&str>,
@@ -228,6 +228,7 @@ async fn pages(
         };
         tell(Event::Progress(list.qualified(), parts.objects()));
         if metadata.next.is_empty() {
+            parts.end(list, namespace, metadata.resource_version);
             return Ok(());
         }
         token = metadata.next;
@@ -244,7 +245,7 @@ fn page_request(list: &List, path: String) -> ApiRequest {
     }
 }
 
-fn page_path(path: &str, limit: usize, token: &str) -> String {
+pub(super) fn page_path(path: &str, limit: usize, token: &str) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     if limit > 0 {
         query.append_pair("limit", &limit.to_string());
@@ -290,7 +291,7 @@ pub fn stream_path(stream: &Stream) -> String {
 }
 
 /// A name as one segment of a path, whatever is in it.
-fn segment(name: &str) -> String {
+pub(super) fn segment(name: &str) -> String {
     let mut segment = String::with_capacity(name.len());
     for byte in name.bytes() {
         match byte {

@@ -65,7 +65,7 @@ pub(super) async fn read_and_show(
     let mut warnings = Vec::new();
     let now = now(cluster, &mut warnings).await?;
     let read = inventory::read(cluster, &scope(options), &tell).await?;
-    let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more } = read;
+    let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more, states: _ } = read;
     warnings.extend(more);
     refuse_undecodable(&undecodable)?;
     let missing = plan::missing_images(&inventory, &rules(options, now), &inventory.streams);
