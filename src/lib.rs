@@ -3,6 +3,7 @@
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
 //! `cache` makes the registry's caches forget what was deleted.
+//! `throttle` says how many requests are on their way to a server at once.
 //! `schedule` makes the objects of a prune that the cluster runs.
 //! `run` walks through them; `ui` is the only room that knows a terminal.
 //! `cause`, `text` and `wire` serve them all: why a connection failed, text from outside made safe to print, protobuf.
@@ -21,5 +22,6 @@ pub mod report;
 pub mod run;
 pub mod schedule;
 mod text;
+pub mod throttle;
 pub mod ui;
 mod wire;

@@ -22,6 +22,7 @@ use super::detect::{Discovery, Place, Pod, Reading, pods};
 use crate::cluster::{ApiError, Cluster, Forward};
 use crate::registry::{self, Deletion, Evidence, Freshness, Limits, Protection, Registry, RegistryError};
 use crate::text::sanitize;
+use crate::throttle::Turn;
 
 /// After so many failures in a row a replica is left alone until it answers a ping again: one that hangs must not slow
 /// down every deletion.
@@ -104,7 +105,8 @@ impl Replica {
     ///
     /// It did not confirm: it may or may not have forgotten.
     pub async fn forget(&self, digest: &str) -> Result<(), RegistryError> {
-        let answer = tokio::time::timeout(self.deadline, self.registry.delete_blob(digest)).await;
+        let answer =
+            tokio::time::timeout(self.deadline, self.registry.delete_blob(&mut Turn::free(), digest)).await;
         match answer {
             Ok(answer) => answer.map(|(Deletion::Deleted | Deletion::AlreadyGone)| ()),
             Err(_) => Err(unavailable(format!("no answer within {:?}", self.deadline))),

@@ -33,7 +33,9 @@ pub(super) struct PruneArgs {
 
     /// How many deletions are in flight
     ///
-    /// Default (also for 0): 5.
+    /// No more requests than that are on their way at once, to the API server and the registry together; fewer while one
+    /// of them answers that there are too many (429, 503), or not at all. Default (also for 0): for each of the two as
+    /// many as it answers without getting slower, from 5 to 64.
     #[arg(long, value_name = "N")]
     pub(super) num_workers: Option<String>,
 

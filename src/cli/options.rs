@@ -27,8 +27,8 @@ pub struct Options {
     /// Whether the command line leaves it open what is to be done, so that somebody at a terminal may be asked: neither
     /// `--confirm` nor `--dry-run` nor `--output`.
     pub may_ask: bool,
-    /// `--num-workers`: deletions in flight.
-    pub num_workers: NonZeroUsize,
+    /// `--num-workers`: deletions in flight; without it they follow how the servers answer.
+    pub num_workers: Option<NonZeroUsize>,
     /// `--output`.
     pub output: OutputFormat,
     /// `--show-kept`: text also says what stays, and why.

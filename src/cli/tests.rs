@@ -48,7 +48,7 @@ fn the_defaults_are_those_of_the_reference() {
     assert!(!options.confirm && !options.prune.ignore_invalid_refs && !options.registry.force_insecure);
     let keep = Keep::Revisions { keep_tag_revisions: 3, keep_younger_than: SignedDuration::from_mins(60) };
     assert_eq!(options.prune.keep, keep);
-    assert_eq!(options.num_workers.get(), 5);
+    assert_eq!(options.num_workers, None);
     assert_eq!((options.output, options.verbosity), (OutputFormat::Text, 0));
     assert_eq!((options.prune.namespace, options.registry.url, options.registry.ca), (None, None, None));
     assert_eq!(options.connection.request_timeout, RequestTimeout::Progress);
@@ -111,7 +111,7 @@ fn values_come_with_or_without_an_equals_sign_and_the_last_one_wins() {
     let keep = Keep::Revisions { keep_tag_revisions: 16, keep_younger_than: SignedDuration::from_mins(90) };
     assert_eq!(options.prune.keep, keep);
     assert_eq!(options.prune.namespace.as_deref(), Some("shop"));
-    assert_eq!((options.output, options.verbosity, options.num_workers.get()), (OutputFormat::Yaml, 4, 5));
+    assert_eq!((options.output, options.verbosity, options.num_workers), (OutputFormat::Yaml, 4, None));
 }
 
 #[test]

@@ -18,8 +18,6 @@ use crate::{
     text::sanitize,
 };
 
-const NUM_WORKERS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
-
 /// Checks every value and fills in the defaults.
 pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Failure> {
     no_words(&args.words)?;
@@ -70,13 +68,13 @@ pub(super) fn asked_for(flag: &'static str, word: Option<&str>) -> Result<bool, 
     switch(flag, word)
 }
 
-pub(super) fn num_workers(word: Option<&str>) -> Result<NonZeroUsize, Failure> {
-    let Some(word) = word else { return Ok(NUM_WORKERS) };
+pub(super) fn num_workers(word: Option<&str>) -> Result<Option<NonZeroUsize>, Failure> {
+    let Some(word) = word else { return Ok(None) };
     let number = integer("--num-workers", word)?;
     if number < 0 {
         return Err(not_negative("--num-workers"));
     }
-    Ok(usize::try_from(number).ok().and_then(NonZeroUsize::new).unwrap_or(NUM_WORKERS))
+    Ok(usize::try_from(number).ok().and_then(NonZeroUsize::new))
 }
 
 pub(super) fn verbosity(word: Option<&str>) -> Result<u8, Failure> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use base64::Engine as _;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use kube::{
     Client, Config,
@@ -29,7 +29,12 @@ use super::{
     request::{self, ApiRequest, ApiResponse, Failed, Limits, Lines, Retry, Waits},
     warnings::{Announce, Warnings},
 };
-use crate::{cause::Cause, error::Failure, text::sanitize};
+use crate::{
+    cause::Cause,
+    error::Failure,
+    text::sanitize,
+    throttle::{Turn, Work},
+};
 
 /// How requests of this program are named in the API server's audit log.
 const USER_AGENT: &str = concat!("oc-prune-images/", env!("CARGO_PKG_VERSION"));
@@ -133,14 +138,30 @@ impl Cluster {
     /// # Errors
     /// Every answer but a success, and no answer, as [`ApiError`]; [`Cluster::failure`] makes a message of it.
     pub async fn request(&self, request: ApiRequest) -> Result<ApiResponse, ApiError> {
+        self.request_in(&mut Turn::free(), request).await
+    }
+
+    /// The same in a turn of the API server's: it waits for another one before it tries again.
+    ///
+    /// # Errors
+    /// As [`Cluster::request`].
+    pub async fn request_in(&self, turn: &mut Turn, request: ApiRequest) -> Result<ApiResponse, ApiError> {
         let request = &request;
-        self.attempts(request.retry, |login| async move { self.send(request, &login).await }).await
+        let work = match request.method {
+            Method::DELETE => Work::Delete,
+            Method::GET | Method::HEAD => Work::Read,
+            _ => Work::Update,
+        };
+        self.attempts(request.retry, work, turn, |login| async move { self.send(request, &login).await })
+            .await
     }
 
     /// Tries as often as `retry` allows, with a login that is renewed where the server refuses it.
     pub(super) async fn attempts<T, F>(
         &self,
         retry: Retry,
+        work: Work,
+        turn: &mut Turn,
         attempt: impl Fn(Login) -> F,
     ) -> Result<T, ApiError>
     where
@@ -152,7 +173,10 @@ impl Cluster {
         let mut login = self.login(None).await?;
         loop {
             let obtained = login.obtained;
-            let failed = match attempt(login).await {
+            let sent = tokio::time::Instant::now();
+            let result = attempt(login).await;
+            turn.ended(work, sent, Failed::end(&result));
+            let failed = match result {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
@@ -165,7 +189,7 @@ impl Cluster {
             let reached = inner.reached.load(Ordering::Relaxed);
             let Some(wait) = waits.next(retry, &failed, reached) else { return Err(failed.error) };
             tracing::debug!(error = %failed.error, ?wait, "trying again");
-            tokio::time::sleep(wait).await;
+            turn.wait(wait).await;
             login = self.login(None).await?;
         }
     }
@@ -200,7 +224,7 @@ impl Cluster {
             self.note(&request.method, &request.path_and_query, started.elapsed(), outcome);
             result
         };
-        self.attempts(request.retry, attempt).await
+        self.attempts(request.retry, Work::Read, &mut Turn::free(), attempt).await
     }
 
     /// The request as it is sent, and the client that sends it.

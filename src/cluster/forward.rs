@@ -31,6 +31,7 @@ use super::{
 use crate::{
     cause::{Cause, io_text},
     text::sanitize,
+    throttle::{Turn, Work},
 };
 
 /// How long to wait for the word that nobody listens. The node connects to the port only after the upgrade was
@@ -151,7 +152,9 @@ impl Target {
         }
         let mut forwarder = self
             .cluster
-            .attempts(Retry::Idempotent, |login| async move { self.upgrade(&login).await })
+            .attempts(Retry::Idempotent, Work::Read, &mut Turn::free(), |login| async move {
+                self.upgrade(&login).await
+            })
             .await?;
         let (Some(stream), Some(error)) = (forwarder.take_stream(self.port), forwarder.take_error(self.port))
         else {

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     cause::{Cause, CauseKind},
     text::sanitize,
+    throttle::End,
 };
 
 /// The largest answer that a request takes unless it says otherwise, in bytes.
@@ -168,6 +169,32 @@ pub(super) struct Failed {
     pub(super) error: ApiError,
     /// How long the server wants to be left alone.
     pub(super) retry_after: Option<Duration>,
+}
+
+impl Failed {
+    /// What an attempt's end says of the server's load.
+    pub(super) fn end<T>(result: &Result<T, Self>) -> End {
+        match result {
+            Ok(_)
+            | Err(Self {
+                error: ApiError::NotFound { group_missing: false, .. } | ApiError::Conflict { .. },
+                ..
+            }) => End::Done,
+            Err(Self {
+                error: ApiError::TooManyRequests { .. } | ApiError::Unavailable { status: 503, .. },
+                retry_after,
+            }) => End::Refused(*retry_after),
+            Err(Self {
+                error:
+                    ApiError::Unavailable { .. }
+                    | ApiError::Timeout(_)
+                    | ApiError::Connection(_)
+                    | ApiError::Truncated { .. },
+                ..
+            }) => End::Unanswered,
+            Err(_) => End::Other,
+        }
+    }
 }
 
 impl From<ApiError> for Failed {

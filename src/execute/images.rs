@@ -1,123 +1,276 @@
 //! Stage 2: the blobs of an image, its manifest, then the Image object.
 //!
-//! Images are started in the order of the plan, in which each blob stands with the last image that names it. Before
-//! such a blob goes, the other images that name it must be gone: they were started earlier, so waiting for them
-//! cannot lock up. If one of them could not be deleted, the blob stays, for that image still names it.
+//! Each blob stands with the last image, in the order of the plan, that names it. Before such a blob goes, the other
+//! images that name it must be gone: these come earlier, so waiting for them cannot lock up. If one of them could not be
+//! deleted, the blob stays, for that image still names it. Who waits for others is put aside, and keeps nobody waiting.
+//!
+//! Otherwise the order is free: what frees most goes first.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures::StreamExt;
-use tokio::sync::watch;
+use futures::StreamExt as _;
+use futures::future::OptionFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{Change, FailedObject, Run, Spared};
 use crate::cluster::{ApiError, ApiRequest};
 use crate::inventory::image_path;
 use crate::model::{Id, Image, Inventory};
 use crate::plan::{ImageDecision, ImageVerdict, named_blobs};
+use crate::throttle::{Order, Turn};
 
-/// How far an image is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    Gone,
-    Failed,
+const NONE: u32 = u32::MAX;
+
+/// Which images wait for which.
+struct Schedule {
+    /// The images that go (by position), in the order in which they are begun.
+    order: Vec<u32>,
+    /// With which image (by position) a blob goes, by its id.
+    holders: Vec<u32>,
+    /// The blobs that several of these images name, and how many do.
+    shared: HashMap<Id, u32>,
+    state: Mutex<State>,
 }
 
-struct Progress {
-    /// One for each image of the inventory; images that stay are never looked at.
-    states: watch::Sender<Vec<State>>,
-    /// The images that go and name a blob, for blobs that several of them name.
-    shared: BTreeMap<Id, Vec<usize>>,
+#[derive(Debug)]
+struct State {
+    /// How often other images, which are not done yet, name blobs that go with an image; by position.
+    open: Vec<u32>,
+    /// Blobs that an image names which could not be deleted.
+    needed: HashSet<Id>,
+    /// Images that wait for others.
+    waiting: HashMap<usize, Begun>,
+    ready: UnboundedSender<(usize, Begun)>,
 }
 
-impl Progress {
-    fn new(inventory: &Inventory, decisions: &[ImageDecision]) -> Self {
-        let doomed: Vec<usize> = (0..decisions.len())
-            .filter(|position| decisions[*position].verdict == ImageVerdict::Delete)
-            .collect();
-        let mut shared: BTreeMap<Id, Vec<usize>> = doomed
-            .iter()
-            .flat_map(|position| &decisions[*position].blobs)
-            .map(|blob| (*blob, Vec::new()))
-            .collect();
-        for position in doomed {
+/// What was done of an image that waits for others.
+#[derive(Debug, Clone, Copy)]
+struct Begun {
+    /// Whether anything was sent.
+    any: bool,
+    /// Whether every blob that was to go is gone.
+    all_gone: bool,
+}
+
+impl Schedule {
+    #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 2^32 images")]
+    fn new(inventory: &Inventory, decisions: &[ImageDecision]) -> (Self, UnboundedReceiver<(usize, Begun)>) {
+        let is_doomed = |position: &usize| decisions[*position].verdict == ImageVerdict::Delete;
+        let doomed = || (0..decisions.len()).filter(is_doomed);
+        let mut holders = vec![NONE; inventory.names.len()];
+        for position in doomed() {
+            for blob in &decisions[position].blobs {
+                holders[blob.index()] = position as u32;
+            }
+        }
+        let mut open = vec![0; decisions.len()];
+        let mut shared = HashMap::new();
+        for position in doomed() {
             for blob in named_blobs(inventory, position) {
-                if let Some(images) = shared.get_mut(&blob)
-                    && images.last() != Some(&position)
-                {
-                    images.push(position);
+                let holder = holders[blob.index()];
+                if holder != NONE && holder != position as u32 {
+                    open[holder as usize] += 1;
+                    *shared.entry(blob).or_insert(1) += 1;
                 }
             }
         }
-        shared.retain(|_, images| images.len() > 1);
-        Self { states: watch::Sender::new(vec![State::Open; decisions.len()]), shared }
+        // A blob that several name is freed by all of them together.
+        let freed = |position: usize| -> u64 {
+            let goes = named_blobs(inventory, position).filter(|blob| holders[blob.index()] != NONE);
+            goes.map(|blob| {
+                let bytes = inventory.images.blob_bytes(blob).unwrap_or_default();
+                bytes / u64::from(shared.get(&blob).copied().unwrap_or(1))
+            })
+            .sum()
+        };
+        let mut order: Vec<(u64, u32)> =
+            doomed().map(|position| (freed(position), position as u32)).collect();
+        order.sort_by_key(|(freed, _)| Reverse(*freed));
+        let order = order.into_iter().map(|(_, position)| position).collect();
+        let (ready, becomes_ready) = unbounded_channel();
+        let state = State { open, needed: HashSet::new(), waiting: HashMap::new(), ready };
+        (Self { order, holders, shared, state: Mutex::new(state) }, becomes_ready)
     }
 
-    fn finish(&self, position: usize, state: State) {
-        self.states.send_modify(|states| states[position] = state);
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the other images that name the blob are done; whether all of them are gone.
-    async fn others_are_gone(&self, position: usize, blob: Id) -> bool {
-        let Some(images) = self.shared.get(&blob) else { return true };
-        let others = || images.iter().copied().filter(|other| *other < position);
-        let mut states = self.states.subscribe();
-        let done = states.wait_for(|states| others().all(|other| states[other] != State::Open)).await;
-        done.is_ok_and(|states| others().all(|other| states[other] == State::Gone))
+    /// The blobs of an image that may go at once, and those that have to wait, its manifest last; each in the order in
+    /// which they go.
+    fn blobs(&self, inventory: &Inventory, position: usize, decision: &ImageDecision) -> (Vec<Id>, Vec<Id>) {
+        let manifest = inventory.images.all()[position].name;
+        let is_alone = |blob: &Id| *blob != manifest && !self.shared.contains_key(blob);
+        let (mut alone, mut last): (Vec<Id>, Vec<Id>) =
+            decision.blobs.iter().partition(|blob| is_alone(blob));
+        let bytes = |blob: &Id| Reverse(inventory.images.blob_bytes(*blob));
+        alone.sort_by_key(bytes);
+        last.sort_by_key(|blob| (*blob == manifest, bytes(blob)));
+        (alone, last)
     }
+
+    /// Puts the image aside until those are done that name its blobs, too; false if there are none.
+    fn waits(&self, position: usize, begun: Begun) -> bool {
+        let mut state = self.state();
+        let waits = state.open[position] > 0;
+        if waits {
+            state.waiting.insert(position, begun);
+        }
+        waits
+    }
+
+    /// Whether an image that could not be deleted names the blob.
+    fn is_needed(&self, blob: Id) -> bool {
+        self.state().needed.contains(&blob)
+    }
+
+    /// Notes that an image is done.
+    fn done(&self, inventory: &Inventory, position: usize, is_gone: bool) {
+        let mut state = self.state();
+        for blob in named_blobs(inventory, position) {
+            let holder = self.holders[blob.index()] as usize;
+            if holder == NONE as usize || holder == position {
+                continue;
+            }
+            if !is_gone {
+                state.needed.insert(blob);
+            }
+            state.open[holder] -= 1;
+            if state.open[holder] == 0
+                && let Some(begun) = state.waiting.remove(&holder)
+            {
+                // The receiver lives as long as there are images.
+                let _ = state.ready.send((holder, begun));
+            }
+        }
+    }
+}
+
+/// An image to go on with.
+enum Entry {
+    /// From the beginning, with the turn for its first request.
+    First(Turn),
+    /// After those that it waited for.
+    Again(Begun),
 }
 
 impl Run<'_> {
     /// Deletes the images that the decisions name, with their blobs.
     pub(super) async fn images(&self, inventory: &Inventory, decisions: &[ImageDecision]) {
-        let progress = &Progress::new(inventory, decisions);
-        let doomed =
-            decisions.iter().enumerate().filter(|(_, decision)| decision.verdict == ImageVerdict::Delete);
-        let deletions = futures::stream::iter(doomed).map(|(position, decision)| async move {
-            // An image that was not started is not gone: what it names stays.
-            let gone = self.goes_on() && self.image(inventory, progress, position, decision).await;
-            progress.finish(position, if gone { State::Gone } else { State::Failed });
-        });
-        deletions.buffer_unordered(self.tools.workers).collect::<()>().await;
+        let (schedule, mut ready) = Schedule::new(inventory, decisions);
+        let image = |position, entry| {
+            let decision = &decisions[position];
+            self.image(inventory, &schedule, position, decision, entry)
+        };
+        let mut order = schedule.order.iter().map(|position| *position as usize).peekable();
+        let mut open = FuturesUnordered::new();
+        // What is begun next, once there is a turn.
+        let mut next = None;
+        loop {
+            while open.len() < self.most_open
+                && let Ok((position, begun)) = ready.try_recv()
+            {
+                open.push(image(position, Entry::Again(begun)));
+            }
+            if next.is_none()
+                && open.len() < self.most_open
+                && let Some(position) = order.next()
+            {
+                let server = self.first_server(&decisions[position]);
+                next = Some(Box::pin(async move { (position, server.turn(Order::New).await) }));
+            }
+            if next.is_none() && open.is_empty() {
+                break;
+            }
+            tokio::select! {
+                Some((position, turn)) = OptionFuture::from(next.as_mut()) => {
+                    next = None;
+                    if self.goes_on() {
+                        open.push(image(position, Entry::First(turn)));
+                    } else {
+                        // What was not begun is not gone: what it names stays.
+                        for position in std::iter::once(position).chain(order.by_ref()) {
+                            schedule.done(inventory, position, false);
+                        }
+                    }
+                }
+                Some(()) = open.next() => {}
+            }
+        }
     }
 
-    /// Whether the image is gone.
+    /// The server that an image's first request goes to.
+    fn first_server(&self, decision: &ImageDecision) -> &crate::throttle::Throttle {
+        if self.tools.registry.is_some() && !decision.blobs.is_empty() { &self.registry } else { &self.api }
+    }
+
+    /// Deletes an image, or as much of it as can be by now.
     async fn image(
         &self,
         inventory: &Inventory,
-        progress: &Progress,
+        schedule: &Schedule,
         position: usize,
         decision: &ImageDecision,
-    ) -> bool {
+        entry: Entry,
+    ) {
         let image = &inventory.images.all()[position];
-        let mut all_gone = true;
-        for blob in &decision.blobs {
-            let digest = inventory.names.text(*blob).into_owned();
-            if progress.others_are_gone(position, *blob).await {
-                all_gone &= self.blob(*blob, digest, inventory.images.blob_bytes(*blob)).await;
+        let (alone, last) = schedule.blobs(inventory, position, decision);
+        let (mut turn, mut all_gone) = match entry {
+            Entry::First(mut turn) => {
+                let mut all_gone = true;
+                for blob in &alone {
+                    all_gone &= self.blob(&mut turn, inventory, *blob).await;
+                }
+                if schedule.waits(position, Begun { any: !alone.is_empty(), all_gone }) {
+                    return;
+                }
+                (turn, all_gone)
+            }
+            Entry::Again(Begun { any, all_gone }) => {
+                let turn = self.first_server(decision).turn(Order::Begun).await;
+                if !any && !self.goes_on() {
+                    schedule.done(inventory, position, false);
+                    return;
+                }
+                (turn, all_gone)
+            }
+        };
+        for blob in last {
+            if schedule.is_needed(blob) {
+                let object = inventory.names.text(blob).into_owned();
+                self.ledger.spared(Spared { object, reason: "failedRemoval" });
             } else {
-                self.ledger.spared(Spared { object: digest, reason: "failedRemoval" });
+                all_gone &= self.blob(&mut turn, inventory, blob).await;
             }
         }
         let name = inventory.names.text(image.name).into_owned();
-        if !all_gone {
+        let is_gone = if all_gone {
+            if self.tools.registry.is_some() && !decision.blobs.is_empty() {
+                turn = self.api.turn_after(turn).await;
+            }
+            self.image_object(&mut turn, image, name).await
+        } else {
             // Without its Image object nobody would know of the blob any longer: the next run tries again.
             self.ledger.spared(Spared { object: name, reason: "failedRemoval" });
-            return false;
-        }
-        self.image_object(image, name).await
+            false
+        };
+        drop(turn);
+        schedule.done(inventory, position, is_gone);
     }
 
     /// Whether the blob is gone.
-    async fn blob(&self, blob: Id, digest: String, bytes: Option<u64>) -> bool {
+    async fn blob(&self, turn: &mut Turn, inventory: &Inventory, blob: Id) -> bool {
         // Without a registry nothing is gone from one, unless it was to be left alone.
         let Some(registry) = self.tools.registry else { return !self.plan.rules.prune_registry };
-        let permit = self.permits.acquire().await;
-        let result = registry.delete_blob(&digest).await;
-        drop(permit);
-        match result {
+        let digest = inventory.names.text(blob).into_owned();
+        turn.again().await;
+        match registry.delete_blob(turn, &digest).await {
             Ok(_) => {
+                let bytes = inventory.images.blob_bytes(blob);
                 self.registry_answered();
                 let repositories = self.repositories.of_blob(blob);
                 if let Some(caches) = self.tools.caches {
@@ -137,7 +290,7 @@ impl Run<'_> {
     }
 
     /// Whether the Image object is gone.
-    async fn image_object(&self, image: &Image, name: String) -> bool {
+    async fn image_object(&self, turn: &mut Turn, image: &Image, name: String) -> bool {
         // The precondition keeps an image that was deleted and pushed again meanwhile.
         let options = serde_json::json!({
             "apiVersion": "v1",
@@ -146,10 +299,7 @@ impl Run<'_> {
             "preconditions": image.uid.map(|uid| serde_json::json!({ "uid": hyphenated(uid) })),
         });
         let request = ApiRequest::delete(image_path(&name), Bytes::from(options.to_string()));
-        let permit = self.permits.acquire().await;
-        let answer = self.tools.cluster.request(request).await;
-        drop(permit);
-        match answer {
+        match self.tools.cluster.request_in(turn, request).await {
             Ok(_) => {
                 self.ledger.changed(Change::Image { name });
                 true

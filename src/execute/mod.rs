@@ -10,9 +10,10 @@ mod outcome;
 mod streams;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tokio::sync::{RwLock, Semaphore, watch};
+use tokio::sync::{RwLock, watch};
 
 pub use aftermath::{Executed, Meanwhile, broken_images};
 pub use outcome::{BrokenImage, Change, FailedObject, Outcome, Spared};
@@ -26,6 +27,7 @@ use crate::plan::{
     ImageDecision, ImageVerdict, ItemVerdict, Plan, Repositories, Stage2, decide_images, missing_images,
 };
 use crate::registry::{Registry, RegistryError};
+use crate::throttle::{Throttle, law};
 use outcome::Ledger;
 
 /// A signal that ends the run.
@@ -90,8 +92,9 @@ pub struct Tools<'a> {
     pub registry: Option<&'a Registry>,
     /// Makes the registry's caches forget each link and blob as it goes.
     pub caches: Option<&'a CacheStep>,
-    /// How many requests are on their way at once.
-    pub workers: usize,
+    /// How many requests are on their way at once, to both servers together; if it is not given, each server's number
+    /// follows its answers.
+    pub workers: Option<NonZeroUsize>,
     /// Becomes something when the run is to end: what is in flight is finished, nothing new is started.
     pub stop: watch::Receiver<Option<Stop>>,
     /// Hears of every change once the server has confirmed it, and of every failure.
@@ -114,7 +117,11 @@ struct Run<'a> {
     plan: &'a Plan,
     /// What is known of the cluster; grows when streams change and images appear.
     inventory: RwLock<Inventory>,
-    permits: Semaphore,
+    api: Throttle,
+    registry: Throttle,
+    /// How many streams or images are begun and not done, at most. More than requests may be on their way: one that is
+    /// slow, or has to be tried again, must not hold the others back.
+    most_open: usize,
     /// Which repositories had the blobs that go, before the first change.
     repositories: Repositories,
     ledger: Ledger<'a>,
@@ -141,9 +148,12 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Exe
         .filter(|(_, decision)| decision.verdict == ImageVerdict::Delete)
         .map(|(image, _)| image.name)
         .collect();
+    let [api, registry] = Throttle::of_servers(tools.workers);
     let run = Run {
         ledger: Ledger::new(tools.tell),
-        permits: Semaphore::new(tools.workers),
+        api,
+        registry,
+        most_open: tools.workers.map_or(law::MOST, NonZeroUsize::get).saturating_mul(2),
         // Only caches are keyed by repository.
         repositories: match tools.caches {
             Some(_) => Repositories::of(&inventory, plan),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::StreamExt as _;
 use serde_json::Value;
 
 use super::{Change, FailedObject, Run, Spared};
@@ -15,6 +15,7 @@ use crate::inventory::{self, stream_path};
 use crate::model::{Id, Stream};
 use crate::plan::{ItemVerdict, StreamDecision, missing_images, needed_in_repository};
 use crate::registry::{Deletion, RegistryError};
+use crate::throttle::{Order, Turn};
 
 /// How often a stream that keeps changing is decided about anew.
 const ATTEMPTS: u32 = 8;
@@ -62,26 +63,30 @@ enum Link {
 impl Run<'_> {
     /// Prunes all streams; returns the images whose items went.
     pub(super) async fn streams(&self) -> BTreeSet<Id> {
-        let work: Vec<(Stream, StreamDecision)> = {
-            let inventory = self.inventory.read().await;
-            let pairs = inventory.streams.iter().zip(&self.plan.streams);
-            let changing = pairs.filter(|(_, decision)| decision.removed() > 0);
-            changing.map(|(stream, decision)| (stream.clone(), decision.clone())).collect()
-        };
-        let results = futures::stream::iter(work).map(|(stream, decision)| async move {
-            if self.goes_on() { self.stream(&stream, &decision).await } else { BTreeSet::new() }
-        });
-        let removed: Vec<BTreeSet<Id>> = results.buffer_unordered(self.tools.workers).collect().await;
-        removed.into_iter().flatten().collect()
+        let decisions = self.plan.streams.iter().enumerate();
+        let changing = decisions.filter(|(_, decision)| decision.removed() > 0);
+        let work = futures::stream::iter(changing)
+            .then(|(position, decision)| async move { (position, decision, self.api.turn(Order::New).await) })
+            .map(|(position, decision, turn)| async move {
+                if self.goes_on() { self.stream(position, decision, turn).await } else { BTreeSet::new() }
+            });
+        let removed = work.buffer_unordered(self.most_open);
+        removed
+            .fold(BTreeSet::new(), async |mut all, images| {
+                all.extend(images);
+                all
+            })
+            .await
     }
 
-    async fn stream(&self, stream: &Stream, planned: &StreamDecision) -> BTreeSet<Id> {
+    async fn stream(&self, position: usize, planned: &StreamDecision, mut turn: Turn) -> BTreeSet<Id> {
+        let stream = &self.inventory.read().await.streams[position].clone();
         let repository = stream.repository();
         let mut progress = Progress { now: stream.clone(), made: Vec::new(), unanswered: None };
-        if let Err(failure) = self.update(stream, planned, &mut progress).await {
+        if let Err(failure) = self.update(&mut turn, stream, planned, &mut progress).await {
             let made = progress.made.len();
             if progress.unanswered.is_some()
-                && let Ok(Some((_, now))) = self.fetch(stream).await
+                && let Ok(Some((_, now))) = self.fetch(&mut turn, stream).await
             {
                 progress.saw(now);
             }
@@ -92,14 +97,20 @@ impl Run<'_> {
             }
         }
         let Removed { images, manifest_links, layer_links, held } = self.removed(&progress).await;
-        self.links(&repository, &manifest_links, Link::Manifest, &held).await;
-        self.links(&repository, &layer_links, Link::Layer, &held).await;
+        if self.tools.registry.is_some() && !(manifest_links.is_empty() && layer_links.is_empty()) {
+            // Before another stream is begun: what its status no longer names, nobody else removes.
+            turn = self.registry.turn_after(turn).await;
+        }
+        let turn = self.links(Some(turn), &repository, &manifest_links, Link::Manifest, &held).await;
+        let turn = self.links(turn, &repository, &layer_links, Link::Layer, &held).await;
+        drop(turn);
         images
     }
 
     /// Updates the status; on a conflict the stream is fetched and decided about again.
     async fn update(
         &self,
+        turn: &mut Turn,
         stream: &Stream,
         planned: &StreamDecision,
         progress: &mut Progress,
@@ -108,9 +119,9 @@ impl Run<'_> {
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 let pause = FIRST_PAUSE * 2_u32.pow(attempt - 1);
-                tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+                turn.wait(pause.mul_f64(0.5 + fastrand::f64())).await;
             }
-            let Some((mut object, fresh)) = self.fetch(stream).await? else { return Ok(()) };
+            let Some((mut object, fresh)) = self.fetch(turn, stream).await? else { return Ok(()) };
             progress.saw(fresh.clone());
             let decision = if fresh.resource_version == stream.resource_version {
                 planned.clone()
@@ -129,10 +140,12 @@ impl Run<'_> {
             let body =
                 serde_json::to_vec(&object).map_err(|error| Failure::nothing_changed(error.to_string()))?;
             let request = ApiRequest::put(format!("{}/status", stream_path(stream)), Bytes::from(body));
-            let permit = self.permits.acquire().await;
-            let answer = self.tools.cluster.request(request).await;
-            drop(permit);
-            match answer {
+            turn.again().await;
+            // A stream that was only looked at is not begun.
+            if !self.goes_on() {
+                return Ok(());
+            }
+            match self.tools.cluster.request_in(turn, request).await {
                 Ok(_) => {
                     progress.made.push(decision);
                     progress.now = after;
@@ -151,10 +164,9 @@ impl Run<'_> {
     }
 
     /// The stream as it is, whole and reduced; nothing if it is gone.
-    async fn fetch(&self, stream: &Stream) -> Result<Option<(Value, Stream)>, Failure> {
-        let permit = self.permits.acquire().await;
-        let answer = self.tools.cluster.request(ApiRequest::get(stream_path(stream))).await;
-        drop(permit);
+    async fn fetch(&self, turn: &mut Turn, stream: &Stream) -> Result<Option<(Value, Stream)>, Failure> {
+        turn.again().await;
+        let answer = self.tools.cluster.request_in(turn, ApiRequest::get(stream_path(stream))).await;
         let body = match answer {
             Ok(response) => response.body,
             Err(ApiError::NotFound { .. }) => return Ok(None),
@@ -173,8 +185,13 @@ impl Run<'_> {
     }
 
     async fn decide_anew(&self, fresh: &Stream) -> Result<StreamDecision, Failure> {
-        let mut inventory = self.inventory.write().await;
+        let inventory = self.inventory.read().await;
         let missing = missing_images(&inventory, &self.plan.rules, std::slice::from_ref(fresh));
+        if missing.is_empty() {
+            return Ok(self.plan.decide_stream(&inventory, fresh));
+        }
+        drop(inventory);
+        let mut inventory = self.inventory.write().await;
         inventory::add_appeared(self.tools.cluster, &mut inventory, &missing).await?;
         Ok(self.plan.decide_stream(&inventory, fresh))
     }
@@ -200,30 +217,46 @@ impl Run<'_> {
         removed
     }
 
-    async fn links(&self, repository: &str, links: &BTreeSet<Id>, kind: Link, held: &BTreeSet<Id>) {
-        let Some(registry) = self.tools.registry else { return };
-        let digests: Vec<(String, bool)> = {
-            let inventory = self.inventory.read().await;
-            links.iter().map(|id| (inventory.names.text(*id).into_owned(), held.contains(id))).collect()
-        };
-        // The permits bound what is in flight; the links of one large stream do not wait for each other.
-        let deletions = futures::stream::iter(digests).map(|(digest, held)| async move {
-            let permit = self.permits.acquire().await;
+    /// Deletes links; the first one in this turn, which comes back if there is none.
+    async fn links(
+        &self,
+        turn: Option<Turn>,
+        repository: &str,
+        links: &BTreeSet<Id>,
+        kind: Link,
+        held: &BTreeSet<Id>,
+    ) -> Option<Turn> {
+        let Some(registry) = self.tools.registry.filter(|_| !links.is_empty()) else { return turn };
+        let mut first = turn;
+        let links = futures::stream::iter(links).then(|link| {
+            let first = first.take();
+            async move {
+                let turn = match first {
+                    Some(turn) => turn,
+                    None => self.registry.turn(Order::Begun).await,
+                };
+                (link, turn)
+            }
+        });
+        // The turns bound what is in flight; the links of one large stream do not wait for each other.
+        let deletions = links.map(|(link, mut turn)| async move {
+            let held = held.contains(link);
+            let digest = self.inventory.read().await.names.text(*link).into_owned();
             let result = match kind {
-                Link::Manifest => registry.delete_manifest_link(repository, &digest).await,
+                Link::Manifest => registry.delete_manifest_link(&mut turn, repository, &digest).await,
                 Link::Layer => {
-                    let first = registry.delete_layer_link(repository, &digest).await;
+                    let first = registry.delete_layer_link(&mut turn, repository, &digest).await;
                     // In front of a Redis that has forgotten the layer, a replica that remembers it answers 404 once,
                     // and the link stays.
                     match first {
                         Ok(Deletion::AlreadyGone) if self.tools.caches.is_some_and(CacheStep::has_redis) => {
-                            registry.delete_layer_link(repository, &digest).await
+                            turn.again().await;
+                            registry.delete_layer_link(&mut turn, repository, &digest).await
                         }
                         first => first,
                     }
                 }
             };
-            drop(permit);
             match result {
                 Ok(_) => {
                     self.registry_answered();
@@ -254,7 +287,8 @@ impl Run<'_> {
                 }
             }
         });
-        deletions.buffer_unordered(self.tools.workers).collect::<()>().await;
+        deletions.buffer_unordered(self.most_open).collect::<()>().await;
+        None
     }
 }
 

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::Retryable;
-use reqwest::{Client, Method};
+use backon::BackoffBuilder as _;
+use reqwest::{Client, Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -28,6 +28,7 @@ use super::via::{RegistryAccess, Way};
 use super::{Refresh, TokenSource};
 use crate::cause::Cause;
 use crate::error::Failure;
+use crate::throttle::{End, Turn, Work};
 
 /// The user of the basic auth: the registry looks at the password alone, which is the token.
 const USER: &str = "unused";
@@ -64,9 +65,20 @@ struct Inner {
 /// Why an attempt failed.
 enum Trouble {
     /// It may work later.
-    Transient { cause: String, after: Option<Duration> },
+    Transient { cause: String, after: Option<Duration>, end: End },
     /// It will not work.
     Lasting(RegistryError),
+}
+
+impl Trouble {
+    /// What an attempt's end says of the registry's load.
+    fn end(result: &Result<Deletion, Self>) -> End {
+        match result {
+            Ok(_) => End::Done,
+            Err(Self::Transient { end, .. }) => *end,
+            Err(Self::Lasting(_)) => End::Other,
+        }
+    }
 }
 
 impl Registry {
@@ -183,8 +195,13 @@ impl Registry {
     ///
     /// Each variant of [`RegistryError`]; of the 405s [`RegistryError::DeletionDisabled`] and
     /// [`RegistryError::ReadOnly`].
-    pub async fn delete_layer_link(&self, repository: &str, digest: &str) -> Result<Deletion, RegistryError> {
-        self.delete(Target::layer_link(repository, digest)?).await
+    pub async fn delete_layer_link(
+        &self,
+        turn: &mut Turn,
+        repository: &str,
+        digest: &str,
+    ) -> Result<Deletion, RegistryError> {
+        self.delete(turn, Target::layer_link(repository, digest)?).await
     }
 
     /// Removes a manifest's link from a repository: `DELETE /v2/<repository>/manifests/<digest>`.
@@ -193,10 +210,11 @@ impl Registry {
     /// is no digest, and never sent: the registry would accept it.
     pub async fn delete_manifest_link(
         &self,
+        turn: &mut Turn,
         repository: &str,
         digest: &str,
     ) -> Result<Deletion, RegistryError> {
-        self.delete(Target::manifest_link(repository, digest)?).await
+        self.delete(turn, Target::manifest_link(repository, digest)?).await
     }
 
     /// Removes the data of a blob or manifest, and makes the answering replica forget it:
@@ -204,27 +222,34 @@ impl Registry {
     ///
     /// Works even while deletion is disabled or the registry is read-only. An attempt whose answer was lost is sent
     /// again within [`Limits`]; beyond that it must not be repeated, for an upload may have brought the digest back.
-    pub async fn delete_blob(&self, digest: &str) -> Result<Deletion, RegistryError> {
-        self.delete(Target::blob(digest)?).await
+    pub async fn delete_blob(&self, turn: &mut Turn, digest: &str) -> Result<Deletion, RegistryError> {
+        self.delete(turn, Target::blob(digest)?).await
     }
 
-    async fn delete(&self, target: Target<'_>) -> Result<Deletion, RegistryError> {
+    async fn delete(&self, turn: &mut Turn, target: Target<'_>) -> Result<Deletion, RegistryError> {
         let limits = &self.inner.limits;
         let url = target.url(&self.inner.base);
-        let outcome = (async || self.delete_once(target, &url).await)
-            .retry(limits.backoff())
-            .when(|trouble| matches!(trouble, Trouble::Transient { .. }))
-            .adjust(|trouble, planned| match trouble {
-                Trouble::Transient { after, .. } => limits.wait(planned, *after),
-                Trouble::Lasting(_) => planned,
-            })
-            .await;
-        outcome.map_err(|trouble| match trouble {
-            Trouble::Transient { cause, .. } => {
-                RegistryError::Unavailable { attempts: limits.attempts.max(1), cause }
+        let work = match target {
+            Target::Blob { .. } => Work::Delete,
+            Target::ManifestLink { .. } => Work::ManifestLink,
+            Target::LayerLink { .. } => Work::LayerLink,
+        };
+        let mut waits = limits.backoff().build();
+        loop {
+            let sent = Instant::now();
+            let result = self.delete_once(target, &url).await;
+            turn.ended(work, sent, Trouble::end(&result));
+            match result {
+                Ok(deletion) => return Ok(deletion),
+                Err(Trouble::Lasting(error)) => return Err(error),
+                Err(Trouble::Transient { cause, after, .. }) => match limits.wait(waits.next(), after) {
+                    Some(wait) => turn.wait(wait).await,
+                    None => {
+                        return Err(RegistryError::Unavailable { attempts: limits.attempts.max(1), cause });
+                    }
+                },
             }
-            Trouble::Lasting(error) => error,
-        })
+        }
     }
 
     /// Sends a deletion; once more with a new token if the first one is refused.
@@ -235,7 +260,7 @@ impl Registry {
             .map_err(Trouble::Lasting)?
             .map_err(|cause| {
                 if is_transient(&cause) {
-                    Trouble::Transient { cause: cause.text, after: None }
+                    Trouble::Transient { cause: cause.text, after: None, end: End::Unanswered }
                 } else {
                     let scheme = self.inner.protection.scheme();
                     let cause = of_request(&cause, "Delete", scheme, &self.inner.address, url.path());
@@ -246,7 +271,16 @@ impl Registry {
         match judge(target, &answer) {
             Verdict::Gone(deletion) => Ok(deletion),
             Verdict::LogIn { wanted } => Err(Trouble::Lasting(RegistryError::Unauthorized { wanted })),
-            Verdict::Retry { cause, after } => Err(Trouble::Transient { cause, after }),
+            Verdict::Retry { cause, after } => {
+                let end = match answer.status {
+                    StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => End::Refused(after),
+                    StatusCode::REQUEST_TIMEOUT | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+                        End::Unanswered
+                    }
+                    _ => End::Other,
+                };
+                Err(Trouble::Transient { cause, after, end })
+            }
             Verdict::Refused(error) => Err(Trouble::Lasting(error)),
         }
     }
@@ -268,7 +302,7 @@ impl Registry {
         let answer = send(client.get(base.clone()).timeout(limits.answer), address)
             .await
             .map_err(|cause| of_request(&cause, "Get", protection.scheme(), address, "/"))?;
-        if answer.status == reqwest::StatusCode::OK {
+        if answer.status == StatusCode::OK {
             Ok(())
         } else {
             Err(format!("unexpected answer: {}", answer.summary()))
@@ -341,7 +375,7 @@ impl Registry {
             Ok(answer) => answer,
             Err(cause) => return Ok(Err(cause)),
         };
-        if answer.status != reqwest::StatusCode::UNAUTHORIZED {
+        if answer.status != StatusCode::UNAUTHORIZED {
             return Ok(Ok(answer));
         }
         let Some(new) = self.new_token(&token).await? else { return Ok(Ok(answer)) };
@@ -441,7 +475,10 @@ mod tests {
     /// Deletes what is needed until the server's answers are used up.
     async fn delete_layer_link(deletions: Vec<Vec<u8>>) -> (Result<Deletion, RegistryError>, usize) {
         let server = Server::registry(None, deletions).await;
-        let outcome = registry(&server, token("good")).await.delete_layer_link("gone/app", DIGEST).await;
+        let outcome = registry(&server, token("good"))
+            .await
+            .delete_layer_link(&mut Turn::free(), "gone/app", DIGEST)
+            .await;
         (outcome, server.deletions().len())
     }
 
@@ -452,11 +489,13 @@ mod tests {
             let server = Server::registry(None, vec![recording(&answer.name)]).await;
             let registry = registry(&server, token("good")).await;
             let outcome = if answer.path.starts_with("/admin/") {
-                registry.delete_blob(DIGEST).await
+                registry.delete_blob(&mut Turn::free(), DIGEST).await
             } else if answer.path.contains("/manifests/") {
-                registry.delete_manifest_link("gone/app", DIGEST).await
+                registry.delete_manifest_link(&mut Turn::free(), "gone/app", DIGEST).await
             } else {
-                registry.delete_layer_link("gone/app", answer.path.rsplit('/').next().unwrap()).await
+                registry
+                    .delete_layer_link(&mut Turn::free(), "gone/app", answer.path.rsplit('/').next().unwrap())
+                    .await
             };
             let is_expected = match (answer.status, answer.name.as_str()) {
                 (_, "delete.layer-link.invalid-digest") => {
@@ -479,9 +518,9 @@ mod tests {
     async fn each_deletion_goes_to_its_path_with_the_token() {
         let server = Server::registry(None, vec![]).await;
         let registry = registry(&server, token("good")).await;
-        registry.delete_manifest_link("gone/app", DIGEST).await.unwrap();
-        registry.delete_layer_link("gone/app", DIGEST).await.unwrap();
-        registry.delete_blob(DIGEST).await.unwrap();
+        registry.delete_manifest_link(&mut Turn::free(), "gone/app", DIGEST).await.unwrap();
+        registry.delete_layer_link(&mut Turn::free(), "gone/app", DIGEST).await.unwrap();
+        registry.delete_blob(&mut Turn::free(), DIGEST).await.unwrap();
         let seen = server.deletions();
         let paths: Vec<_> = seen.iter().map(|seen| seen.request.clone()).collect();
         assert_eq!(
@@ -500,9 +539,9 @@ mod tests {
         let server = Server::registry(None, vec![]).await;
         let registry = registry(&server, token("good")).await;
         for outcome in [
-            registry.delete_layer_link("../admin", DIGEST).await,
-            registry.delete_manifest_link("gone/app", "latest").await,
-            registry.delete_blob("sha256:../../x").await,
+            registry.delete_layer_link(&mut Turn::free(), "../admin", DIGEST).await,
+            registry.delete_manifest_link(&mut Turn::free(), "gone/app", "latest").await,
+            registry.delete_blob(&mut Turn::free(), "sha256:../../x").await,
         ] {
             assert!(matches!(outcome, Err(RegistryError::InvalidName { .. })), "{outcome:?}");
         }
@@ -563,8 +602,10 @@ mod tests {
         .await;
         let (source, forced) = renewable("good", "new");
         let registry = registry(&server, source).await;
-        let outcomes =
-            futures::future::join_all((0..8).map(|_| registry.delete_layer_link("gone/app", DIGEST))).await;
+        let outcomes = futures::future::join_all(
+            (0..8).map(|_| async { registry.delete_layer_link(&mut Turn::free(), "gone/app", DIGEST).await }),
+        )
+        .await;
         assert!(outcomes.iter().all(|outcome| *outcome == Ok(Deletion::Deleted)), "{outcomes:?}");
         assert_eq!(*forced.lock().unwrap(), 1);
     }
@@ -575,7 +616,7 @@ mod tests {
         let (source, forced) = renewable("good", "new");
         let registry = registry(&server, source).await;
         for _ in 0..3 {
-            let error = registry.delete_layer_link("gone/app", DIGEST).await.unwrap_err();
+            let error = registry.delete_layer_link(&mut Turn::free(), "gone/app", DIGEST).await.unwrap_err();
             assert_eq!(
                 error.to_string(),
                 "unauthorized: the registry refused the token for `delete on repository gone/app`"

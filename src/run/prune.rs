@@ -299,7 +299,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
             scope: &look::scope(&options.prune),
             registry: registry.as_ref(),
             caches: caches.as_ref(),
-            workers: options.num_workers.get(),
+            workers: options.num_workers,
             stop,
             tell: &teller(ui, &bar, caches.as_ref(), lines),
         };
