@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use reqwest::{Client, Method, RequestBuilder};
@@ -370,4 +371,45 @@ async fn a_large_cluster_is_generated_and_paged_through() {
     again.generate(&Generator { images: 20_000, streams: 400, referrers: 0, ..Generator::default() });
     assert_eq!(first(&sandbox), first(&again), "the same seed makes the same cluster");
     assert!(!sandbox.store().list("pods").is_empty());
+}
+
+#[tokio::test]
+async fn a_cluster_made_on_demand_is_the_one_that_is_stored() {
+    let generator =
+        Generator { images: 230, streams: 12, referrers: 77, manifests: true, ..Generator::default() };
+    let (stored, on_demand) = (http(), http());
+    stored.generate(&generator);
+    on_demand.generate_on_demand(&generator);
+    let resources = ["pods", "deployments", "replicasets", "statefulsets", "daemonsets", "jobs"];
+    let groups = ["api/v1", "apis/apps/v1", "apis/apps/v1", "apis/apps/v1", "apis/apps/v1", "apis/batch/v1"];
+    let mut lists: Vec<String> =
+        groups.iter().zip(resources).map(|(group, resource)| format!("/{group}/{resource}")).collect();
+    lists.push("/apis/apps.openshift.io/v1/deploymentconfigs".into());
+    lists.push("/apis/image.openshift.io/v1/images".into());
+    lists.push(STREAMS.into());
+    lists.push("/apis/image.openshift.io/v1/namespaces/project-00001/imagestreams".into());
+    let mut pages = 0;
+    for list in lists {
+        let mut token = Some(String::new());
+        while let Some(from) = token {
+            let path = format!("{list}?limit=50&continue={from}");
+            let answers = ["application/vnd.kubernetes.protobuf", "application/json"].map(|accept| {
+                [&stored, &on_demand]
+                    .map(|sandbox| ask(sandbox, "admin", Method::GET, &path).header("accept", accept).send())
+            });
+            let mut page = Bytes::new();
+            for [one, other] in answers {
+                page = other.await.unwrap().bytes().await.unwrap();
+                assert!(page.len() > 500 && one.await.unwrap().bytes().await.unwrap() == page, "{path}");
+            }
+            let page: Value = serde_json::from_slice(&page).unwrap();
+            token = page["metadata"]["continue"].as_str().map(ToOwned::to_owned);
+            pages += 1;
+        }
+    }
+    assert_eq!(pages, 5 + 9);
+    let name = stored.store().names("images").remove(100);
+    let path = format!("/apis/image.openshift.io/v1/images/{name}");
+    assert_eq!(get(&on_demand, &path).await["metadata"]["name"], name);
+    assert_eq!(get(&on_demand, &format!("{path}0")).await["code"], 404);
 }

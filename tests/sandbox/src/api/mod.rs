@@ -8,16 +8,17 @@ mod managed;
 mod openapi;
 mod patch;
 mod portforward;
-mod protobuf;
+pub(crate) mod protobuf;
 mod rbac;
 mod resource;
 mod select;
 mod status;
-mod store;
+pub(crate) mod store;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -43,6 +44,7 @@ pub use status::Failure;
 pub(crate) use store::metadata;
 pub use store::{Store, now, timestamp};
 
+use crate::generate::Generation;
 use crate::lock;
 use crate::serve::{Body, Handler, User, full};
 use protobuf::PROTOBUF;
@@ -102,6 +104,8 @@ pub struct Api {
     pub(crate) access: Access,
     settings: Arc<Mutex<Settings>>,
     forwards: Forwards,
+    /// What is not in the store.
+    generated: Arc<OnceLock<Arc<Generation>>>,
     /// Held by the eviction that is being decided.
     evicting: Arc<Mutex<()>>,
 }
@@ -113,6 +117,7 @@ impl Default for Api {
             access: Access::default(),
             settings: Arc::default(),
             forwards: Forwards::default(),
+            generated: Arc::default(),
             evicting: Arc::default(),
         };
         rbac::prepare(&api.store);
@@ -223,6 +228,11 @@ impl Api {
     #[must_use]
     pub fn settings(&self) -> Settings {
         lock(&self.settings).clone()
+    }
+
+    /// Serves a generated cluster, for the resources that it has. There can be one.
+    pub(crate) fn generate_on_demand(&self, generation: Generation) {
+        assert!(self.generated.set(Arc::new(generation)).is_ok(), "one generated cluster");
     }
 
     /// Changes the settings.
@@ -388,6 +398,7 @@ impl Api {
     fn get(&self, resource: &'static Resource, call: &Call<'_>) -> Result<Response<Body>, Failure> {
         let Info { namespace, name, .. } = call.info;
         let found = self.store.find(resource, namespace, name);
+        let found = found.or_else(|| self.generated.get()?.find(resource, namespace, name));
         let found = found.ok_or_else(|| Failure::not_found(resource, name))?;
         Ok(sent(StatusCode::OK, resource, &found))
     }
@@ -421,8 +432,18 @@ impl Api {
             None => (None, None),
         };
         let expired = at.is_some() && self.continue_expires();
-        let page =
-            self.store.page(resource, namespace, at, start.as_deref(), limit.unwrap_or(usize::MAX), wanted);
+        let limit_or_all = limit.unwrap_or(usize::MAX);
+        let generated = self.generated.get().filter(|generation| generation.count(resource).is_some());
+        let page = match generated {
+            Some(_) if wanted.is_some() => {
+                return Err(Failure::bad_request("generated lists know no selectors"));
+            }
+            Some(generation) => Some(generation.page(resource, &prefix, start.as_deref(), limit_or_all)),
+            None => {
+                let page = self.store.page(resource, namespace, at, start.as_deref(), limit_or_all, wanted);
+                page.map(Listed::from)
+            }
+        };
         let Some(page) = page.filter(|_| !expired) else {
             let start = token.map(|token| token.start).unwrap_or_default();
             return Err(Failure::expired_continue(Continue { revision: -1, start }.encode()));
@@ -1138,7 +1159,52 @@ fn deleted(name: &str, group: &str, plural: &str, uid: &str) -> Response<Body> {
 /// Bodies of lists up to this length are sent with a `Content-Length`, longer ones chunked, as the recorded servers do.
 const CHUNKED_FROM: usize = 4096;
 
-fn listed(resource: &Resource, page: Page, prefix: &str, selective: bool, form: Form) -> Response<Body> {
+/// A page of a list, with what its objects are made of.
+pub(crate) struct Listed {
+    pub(crate) revision: u64,
+    /// Where the next page begins, and how many objects follow.
+    pub(crate) next: Option<(String, usize)>,
+    pub(crate) items: Items,
+}
+
+/// The objects of a page.
+pub(crate) enum Items {
+    Stored(Vec<Object>),
+    /// These positions of a generated list.
+    Generated(Arc<Generation>, &'static Resource, Range<usize>),
+}
+
+impl From<Page> for Listed {
+    fn from(page: Page) -> Self {
+        Self { revision: page.revision, next: page.next, items: Items::Stored(page.items) }
+    }
+}
+
+impl Items {
+    /// The objects in JSON, made one after the other.
+    fn in_json(self) -> Box<dyn Iterator<Item = Object> + Send> {
+        match self {
+            Self::Stored(objects) => Box::new(objects.into_iter()),
+            Self::Generated(generation, resource, positions) => {
+                Box::new(positions.map(move |position| generation.object(resource, position)))
+            }
+        }
+    }
+
+    /// The objects in protobuf.
+    fn in_protobuf(self, kind: &str) -> Box<dyn Iterator<Item = Vec<u8>> + '_> {
+        match self {
+            Self::Stored(objects) => {
+                Box::new(objects.into_iter().map(move |object| protobuf::object(kind, &object.value())))
+            }
+            Self::Generated(generation, resource, positions) => {
+                Box::new(positions.map(move |position| generation.protobuf(resource, position)))
+            }
+        }
+    }
+}
+
+fn listed(resource: &Resource, page: Listed, prefix: &str, selective: bool, form: Form) -> Response<Body> {
     let mut about = json!({ "resourceVersion": page.revision.to_string() });
     if let Some((key, following)) = &page.next {
         let start = key.strip_prefix(prefix).unwrap_or(key).to_owned();
@@ -1148,14 +1214,9 @@ fn listed(resource: &Resource, page: Page, prefix: &str, selective: bool, form: 
             about["remainingItemCount"] = (*following).into();
         }
     }
-    if form == Form::Protobuf
-        && let Some(body) = protobuf::list(
-            resource.kind,
-            &resource.api_version(),
-            &about,
-            page.items.iter().map(Object::value),
-        )
-    {
+    if form == Form::Protobuf && protobuf::speaks_of(resource.kind) {
+        let items = page.items.in_protobuf(resource.kind);
+        let body = protobuf::list(resource.kind, &resource.api_version(), &about, items);
         return respond(StatusCode::OK, PROTOBUF, full(body));
     }
     let (kind, api_version) = match form {
@@ -1172,7 +1233,7 @@ fn listed(resource: &Resource, page: Page, prefix: &str, selective: bool, form: 
         }
     };
     // Objects are copied into pieces of a size that suits the network, one piece at a time.
-    let mut pieces = Some((BytesMut::from(head.as_bytes()), page.items.into_iter().peekable()));
+    let mut pieces = Some((BytesMut::from(head.as_bytes()), page.items.in_json().peekable()));
     let mut pieces = std::iter::from_fn(move || {
         let (mut piece, mut items) = pieces.take()?;
         while let Some(object) = items.next() {

@@ -44,6 +44,16 @@ static METADATA: &Message = &[
     ("labels", 11, Map(&Text)),
     ("annotations", 12, Map(&Text)),
     ("ownerReferences", 13, List(&of(OWNER))),
+    ("managedFields", 17, List(&of(MANAGED_FIELDS))),
+];
+static MANAGED_FIELDS: &Message = &[
+    ("manager", 1, Text),
+    ("operation", 2, Text),
+    ("apiVersion", 3, Text),
+    ("time", 4, Time),
+    ("fieldsType", 6, Text),
+    ("fieldsV1", 7, Raw),
+    ("subresource", 8, Text),
 ];
 static OWNER: &Message = &[
     ("kind", 1, Text),
@@ -228,14 +238,23 @@ fn message(kind: &str) -> Option<&'static Message> {
 /// The content type.
 pub(super) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
-/// The list as one answer.
+/// Whether objects of this kind are sent in protobuf.
+pub(super) fn speaks_of(kind: &str) -> bool {
+    message(kind).is_some()
+}
+
+/// An object of a kind that is sent in protobuf, without an envelope.
+pub(crate) fn object(kind: &str, object: &Value) -> Vec<u8> {
+    encoded(message(kind).expect("a kind that is sent in protobuf"), object)
+}
+
+/// The list of these encoded objects as one answer.
 pub(super) fn list(
     kind: &str,
     api_version: &str,
     about: &Value,
-    items: impl Iterator<Item = Value>,
-) -> Option<Vec<u8>> {
-    let item = Type::Message(message(kind)?);
+    items: impl Iterator<Item = Vec<u8>>,
+) -> Vec<u8> {
     let mut raw = Vec::new();
     let about_type = of(&[
         ("selfLink", 1, Text),
@@ -245,9 +264,9 @@ pub(super) fn list(
     ]);
     field(&mut raw, 1, &about_type, about);
     for object in items {
-        field(&mut raw, 2, &item, &object);
+        bytes(&mut raw, 2, &object);
     }
-    Some(enveloped(&format!("{kind}List"), api_version, &raw))
+    enveloped(&format!("{kind}List"), api_version, &raw)
 }
 
 /// A failure as one answer.
@@ -280,9 +299,8 @@ fn field(out: &mut Vec<u8>, number: u32, of_type: &Type, value: &Value) {
     match of_type {
         Text => bytes(out, number, value.as_str().unwrap_or_default().as_bytes()),
         Int => {
-            varint(out, u64::from(number) << 3);
             let value = value.as_i64().or_else(|| value.as_bool().map(i64::from));
-            varint(out, value.unwrap_or_default().cast_unsigned());
+            self::number(out, number, value.unwrap_or_default().cast_unsigned());
         }
         Time => {
             let time: Option<jiff::Timestamp> = value.as_str().and_then(|text| text.parse().ok());
@@ -326,13 +344,20 @@ fn field(out: &mut Vec<u8>, number: u32, of_type: &Type, value: &Value) {
     }
 }
 
-fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
+/// A field with a number in it.
+pub(crate) fn number(out: &mut Vec<u8>, number: u32, value: u64) {
+    varint(out, u64::from(number) << 3);
+    varint(out, value);
+}
+
+/// A field with a string, bytes or a message in it.
+pub(crate) fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
     varint(out, u64::from(number) << 3 | 2);
     varint(out, value.len() as u64);
     out.extend_from_slice(value);
 }
 
-fn varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;

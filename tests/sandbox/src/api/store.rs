@@ -300,20 +300,20 @@ impl Store {
         *self.revision.borrow()
     }
 
-    /// Adds many objects at once, as bytes made for their revisions, without telling watches of each. `build` returns
-    /// the key and the JSON of a list item.
+    /// Adds many objects at once, whose revisions are counted from `first`, without telling watches of each. `build`
+    /// returns the key and the JSON of a list item.
     pub(crate) fn load<T>(
         &self,
         resource: &'static Resource,
+        first: u64,
         parts: impl Iterator<Item = T>,
-        mut build: impl FnMut(T, u64) -> (String, Bytes),
+        mut build: impl FnMut(T) -> (String, Bytes),
     ) {
         let mut state = lock(&self.state);
-        for part in parts {
-            state.revision += 1;
-            let revision = state.revision;
-            let (key, bytes) = build(part, revision);
+        for (revision, part) in (first..).zip(parts) {
+            let (key, bytes) = build(part);
             state.of(resource).insert(key, Object { bytes, revision });
+            state.revision = state.revision.max(revision);
         }
         state.compacted = state.revision;
         state.history.clear();

@@ -15,10 +15,23 @@ use sandbox::{Cluster, ClusterConfig, Config};
 
 /// Serve an OpenShift-like API server, and a registry if asked for, for development
 #[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct Args {
     /// Generate a cluster with this many images
     #[arg(long, default_value_t = 0)]
     images: usize,
+    /// How many streams the generated images are spread over [default: one of each 20 images]
+    #[arg(long)]
+    streams: Option<usize>,
+    /// How many objects refer to generated images [default: one of each 5 images]
+    #[arg(long)]
+    referrers: Option<usize>,
+    /// Make the generated objects while they are sent: any number of them needs no memory, and none can be changed
+    #[arg(long, requires = "images")]
+    on_demand: bool,
+    /// Answer in JSON, whatever is asked for
+    #[arg(long)]
+    json_only: bool,
     /// Load the `cluster.json` of this directory
     #[arg(long)]
     oracle: Option<PathBuf>,
@@ -48,6 +61,7 @@ async fn main() {
     let with_registry = args.registry || args.example;
     let mut sandbox = Config { tls: !args.insecure, ..Config::default() };
     sandbox.settings.rewrite_registry_host = with_registry;
+    sandbox.settings.protobuf = !args.json_only;
     let config = ClusterConfig {
         sandbox,
         registry: None,
@@ -62,8 +76,17 @@ async fn main() {
         cluster.sandbox().load_oracle(oracle);
     }
     if args.images > 0 {
-        let streams = (args.images / 20).max(1);
-        cluster.sandbox().generate(&Generator { images: args.images, streams, ..Generator::default() });
+        let generator = Generator {
+            images: args.images,
+            streams: args.streams.unwrap_or(args.images / 20).max(1),
+            referrers: args.referrers.unwrap_or(args.images / 5),
+            ..Generator::default()
+        };
+        if args.on_demand {
+            cluster.sandbox().generate_on_demand(&generator);
+        } else {
+            cluster.sandbox().generate(&generator);
+        }
     }
     if with_registry {
         cluster.seed_registry();
