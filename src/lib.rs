@@ -2,7 +2,7 @@
 //!
 //! Data flows one way, and each room below is one step of it:
 //! `cli` (flags) → `cluster` + `inventory` (I/O) → `plan` (pure) → `execute` + `registry` (I/O) → `report`.
-//! `cache` makes the registry's caches forget what was deleted.
+//! `cache` makes the registry's caches forget what was deleted; `verify` asks whether what stays can be pulled.
 //! `throttle` says how many requests are on their way to a server at once.
 //! `schedule` makes the objects of a prune that the cluster runs.
 //! `run` walks through them; `ui` is the only room that knows a terminal.
@@ -24,4 +24,5 @@ pub mod schedule;
 mod text;
 pub mod throttle;
 pub mod ui;
+pub mod verify;
 mod wire;

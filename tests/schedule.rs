@@ -197,6 +197,7 @@ fn a_job_is_a_job() {
             "--num-workers=2",
             "--v=3",
             "--check=off",
+            "--verify=off",
             "--certificate-authority=/var/run/configmaps/serviceca/service-ca.crt"
         ]
     );

@@ -10,6 +10,7 @@ use oc_prune_images::report::document::{PrunePlan, PruneResult};
 use oc_prune_images::report::explain::Explanation;
 use oc_prune_images::report::usage::Usage;
 use oc_prune_images::report::what_if::WhatIf;
+use oc_prune_images::run::ImageVerification;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 
@@ -50,6 +51,11 @@ fn the_schema_of_the_cache_check_is_current() {
 #[test]
 fn the_schema_of_the_cache_status_is_current() {
     check("cache-status.json", &schema_of::<CacheStatus>());
+}
+
+#[test]
+fn the_schema_of_the_verification_is_current() {
+    check("image-verification.json", &schema_of::<ImageVerification>());
 }
 
 #[test]

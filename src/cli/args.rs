@@ -88,6 +88,7 @@ Commands:
   {program} usage                  Where the registry's storage goes
   {program} what-if                What other values would free
   {program} cronjob, job           Print the objects that prune on a schedule, or once
+  {program} verify                 Ask the registry whether images can be pulled
   {program} cache status           Show the registry's caches, and what would be done
   {program} cache check            Ask every replica for deleted blobs
   {program} cache flush            Remove deleted blobs from the registry's Redis
@@ -123,6 +124,7 @@ Prune images that nothing uses any more; make the registry's caches forget them
 More commands:
   usage, what-if   Where the storage goes; what other values would free
   cronjob, job     Manifests that prune on a schedule, or once
+  verify           Whether images can be pulled
   cache            The registry's caches: status, check, flush, disable, enable
   completion, man  Completion for bash, zsh, fish, PowerShell; manual pages
 

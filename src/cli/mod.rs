@@ -22,6 +22,7 @@ mod subcommand;
 mod usage;
 mod validate;
 mod values;
+mod verify;
 mod what_if;
 
 #[cfg(test)]
@@ -35,4 +36,5 @@ pub use parse::{Invocation, commands, parse, parse_called_by};
 pub use place_files::{NewFile, PlaceFilesOptions};
 pub use selection::{keep_tag_revisions, keep_younger_than};
 pub use usage::UsageOptions;
+pub use verify::VerifyOptions;
 pub use what_if::WhatIfOptions;

@@ -10,7 +10,7 @@ use crate::{
     inventory::ResourceName,
     model::Selector,
     registry::{RegistryUrl, Via},
-    text,
+    text, verify,
 };
 
 /// Everything that a prune was asked for.
@@ -29,6 +29,8 @@ pub struct Options {
     pub may_ask: bool,
     /// `--num-workers`: deletions in flight; without it they follow how the servers answer.
     pub num_workers: Option<NonZeroUsize>,
+    /// `--verify`: which images that stay are asked for at the end.
+    pub verify: verify::Extent,
     /// `--output`.
     pub output: OutputFormat,
     /// `--show-kept`: text also says what stays, and why.

@@ -20,6 +20,7 @@ use super::{
     schedule, subcommand,
     usage::{UsageArgs, UsageOptions},
     validate,
+    verify::{VerifyArgs, VerifyOptions},
     what_if::{WhatIfArgs, WhatIfOptions},
 };
 use crate::{
@@ -56,6 +57,8 @@ pub enum Invocation {
     PlaceFiles(Box<PlaceFilesOptions>),
     /// Show where the registry's storage goes.
     Usage(Box<UsageOptions>),
+    /// Ask the registry whether images can be pulled.
+    Verify(Box<VerifyOptions>),
     /// Show what other values would free.
     WhatIf(Box<WhatIfOptions>),
 }
@@ -101,6 +104,7 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
                 return Ok(Invocation::Complete(Box::new(completion::words::complete(rest, program))));
             }
             Some("usage") => return subcommand::read::<UsageArgs>(named, program),
+            Some("verify") => return subcommand::read::<VerifyArgs>(named, program),
             Some("what-if") => return subcommand::read::<WhatIfArgs>(named, program),
             _ => {}
         }
@@ -130,6 +134,7 @@ pub fn commands(program: &str) -> Vec<clap::Command> {
     let mut commands = vec![command(program)];
     commands.push(subcommand::command::<ExplainArgs>(program));
     commands.extend([subcommand::command::<UsageArgs>(program), subcommand::command::<WhatIfArgs>(program)]);
+    commands.push(subcommand::command::<VerifyArgs>(program));
     commands.extend(cache::commands(program));
     commands.extend(schedule::commands(program));
     commands.push(subcommand::command::<completion::CompletionArgs>(program));

@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::{
     options::OutputFormat,
-    validate::{NO_LIMIT, invalid, nonempty, nonempty_path, switch, timeout},
+    validate::{NO_LIMIT, invalid, nonempty, nonempty_path, switch, timeout, word},
 };
-use crate::error::Failure;
+use crate::{error::Failure, verify::Extent};
 
 /// The longest name of a field manager, in bytes.
 const FIELD_MANAGER_MAX: usize = 128;
@@ -42,6 +42,13 @@ pub(super) struct RunningArgs {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 
+    /// Which images that stay to ask the registry for at the end
+    ///
+    /// off, shared or all. shared: those that shared blobs with what was deleted, and of them these blobs and the
+    /// manifests. Asking needs the right to get imagestreams/layers. Default: shared.
+    #[arg(long, value_name = "EXTENT")]
+    verify: Option<String>,
+
     #[command(flatten)]
     writing: WritingArgs,
 }
@@ -52,6 +59,8 @@ pub(super) struct Running {
     pub(super) timeout: Option<Duration>,
     pub(super) metrics_file: Option<PathBuf>,
     pub(super) report: Option<PathBuf>,
+    /// `--verify`, if it was given.
+    pub(super) verify: Option<Extent>,
     pub(super) field_manager: Option<String>,
 }
 
@@ -68,6 +77,9 @@ impl RunningArgs {
             timeout: (limit != NO_LIMIT).then_some(limit),
             metrics_file: nonempty_path(self.metrics_file),
             report: nonempty_path(self.report),
+            verify: nonempty(self.verify)
+                .map(|given| word("--verify", Some(given), Extent::BY_NAME))
+                .transpose()?,
             field_manager: self.writing.field_manager()?,
         })
     }

@@ -456,6 +456,7 @@ fn prune(
     Ok(Carried {
         step: selection.prune_registry.then_some(step),
         check,
+        verify: running.verify,
         place,
         by_size: selection.keep == Keep::OverSizeLimit,
         referrers: selection.referrers_from,

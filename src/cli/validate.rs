@@ -32,6 +32,7 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
         program,
         prune: args.selection.options()?,
         num_workers: num_workers(args.num_workers.as_deref())?,
+        verify: running.verify.unwrap_or_default(),
         output,
         show_kept: running.show_kept,
         timeout: running.timeout,

@@ -62,6 +62,12 @@ impl Meanwhile {
 }
 
 impl Executed {
+    /// What is known of the cluster by now.
+    #[must_use]
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
     /// Looks for images that streams name now, that were not there when the plan was made or were deleted, and that name
     /// a blob which this run has deleted.
     ///

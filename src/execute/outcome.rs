@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Event, Stop};
 use crate::plan::Counts;
+use crate::verify::Verification;
 
 /// One change, confirmed by the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -108,12 +109,23 @@ pub struct Outcome {
     /// Images that were pushed meanwhile and lack a blob.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub broken: Vec<BrokenImage>,
+    /// Whether images that stay can be pulled; absent where nothing was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     /// What ended the run early: `SIGINT`, `SIGTERM`, `SIGHUP` at a terminal that went away, or `timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupted: Option<&'static str>,
     /// What was planned and not done, where the run was ended early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<Counts>,
+}
+
+impl Outcome {
+    /// Whether an image that stays cannot be pulled.
+    #[must_use]
+    pub fn has_broken(&self) -> bool {
+        self.verification.as_ref().is_some_and(|verification| !verification.broken.is_empty())
+    }
 }
 
 /// Collects what happens and passes it on.

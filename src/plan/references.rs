@@ -77,7 +77,8 @@ pub struct References {
 
 impl References {
     /// Collects the references of every referrer that counts under the rules.
-    pub(super) fn collect(inventory: &Inventory, rules: &Rules) -> Self {
+    #[must_use]
+    pub fn collect(inventory: &Inventory, rules: &Rules) -> Self {
         let mut references = Self::default();
         for (referrer_position, referrer) in (0..).zip(&inventory.referrers) {
             let finished = referrer.finished_pod_created;

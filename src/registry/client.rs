@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::BackoffBuilder as _;
-use reqwest::{Client, Method, StatusCode};
+use backon::{BackoffBuilder as _, Retryable as _};
+use reqwest::header::{ACCEPT, RANGE};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use super::cause::{is_transient, of_request};
 use super::connect::read_certificates;
 use super::freshness::{Freshness, Step, of_get, of_head, of_storage};
 use super::name::Target;
+use super::presence::{self, Presence};
 use super::security::Protection;
 use super::transport::{Limits, Pool, client, pinned_client, send};
 use super::via::{RegistryAccess, Way};
@@ -35,6 +37,19 @@ const USER: &str = "unused";
 
 /// A question that failed so soon is asked again.
 const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// How often a question is asked again whose answer tells nothing.
+const ATTEMPTS: usize = 2;
+
+/// The media types of manifests and indexes (distribution, OCI image specification).
+const MANIFEST_TYPES: [&str; 6] = [
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    "application/vnd.docker.distribution.manifest.v1+json",
+];
 
 /// How to get a token.
 pub(super) const LOG_IN: &str = "log in with a token: oc login";
@@ -287,9 +302,7 @@ impl Registry {
 
     /// Sends `GET /v2/` with the token.
     pub(super) async fn check_login(&self) -> Result<Result<Answer, Cause>, RegistryError> {
-        let mut url = self.inner.base.clone();
-        url.set_path("/v2/");
-        self.send(&Method::GET, &url, self.inner.limits.answer).await
+        self.send(&Method::GET, &self.login_url(), self.inner.limits.answer).await
     }
 
     /// Whether it answers at all: sends `GET /` once, without credentials.
@@ -341,24 +354,105 @@ impl Registry {
         Ok(Freshness::Unknown("no answer settles it".to_owned()))
     }
 
-    /// Asks the storage that the registry points to, once and without credentials: the link is signed.
     async fn follow(&self, method: &Method, asked: &Url, location: &str) -> Freshness {
+        match self.ask_storage(method, asked, location, None).await {
+            Ok(answer) => of_storage(&answer),
+            Err(cause) => Freshness::Unknown(format!("ask the storage: {cause}")),
+        }
+    }
+
+    /// Asks the storage that the registry points to, once and without credentials: the link is signed.
+    async fn ask_storage(
+        &self,
+        method: &Method,
+        asked: &Url,
+        location: &str,
+        range: Option<&str>,
+    ) -> Result<Answer, String> {
         let Inner { pool, limits, .. } = &*self.inner;
-        let unknown = |cause: &str| Freshness::Unknown(format!("ask the storage: {cause}"));
-        let Ok(target) = asked.join(location) else { return unknown("the redirect leads nowhere") };
-        let Ok(host) = RegistryUrl::parse(&target[..Position::BeforePath]) else {
-            return unknown("the redirect leads to no host");
-        };
+        let target = asked.join(location).map_err(|_| "the redirect leads nowhere")?;
+        let host = RegistryUrl::parse(&target[..Position::BeforePath])
+            .map_err(|_| "the redirect leads to no host")?;
         // The storage is no part of the registry: other authorities vouch for it, and a proxy may lead to it.
         let pool = Pool::SystemAnd(pool.certificates().to_vec());
-        let client = match client(&host, Protection::Verified, &pool, limits) {
-            Ok(client) => client,
-            Err(cause) => return unknown(&cause),
+        let client = client(&host, Protection::Verified, &pool, limits)?;
+        let request = client.request(method.clone(), target).timeout(limits.answer);
+        let request = match range {
+            Some(range) => request.header(RANGE, range),
+            None => request,
         };
-        match send(client.request(method.clone(), target).timeout(limits.answer), &host).await {
-            Ok(answer) => of_storage(&answer),
-            Err(cause) => unknown(&cause.text),
-        }
+        send(request, &host).await.map_err(|cause| cause.text)
+    }
+
+    /// Asks whether the repository can hand out this blob; its last byte is read, where its size in bytes is known, and
+    /// its first one where it is not.
+    pub async fn has_blob(&self, repository: &str, digest: &str, bytes: Option<u64>) -> Presence {
+        let position = bytes.unwrap_or(1).saturating_sub(1);
+        let range = format!("bytes={position}-{position}");
+        self.presence(Target::layer_link(repository, digest), async |url| {
+            let ranged = |request: RequestBuilder| request.header(RANGE, &range);
+            let answer = self.question(&Method::GET, url, &ranged).await?;
+            Ok(match answer.map(|answer| presence::of_blob(digest, bytes, &answer)) {
+                Ok(presence::Step::Is(presence)) => presence,
+                Ok(presence::Step::Follow(location)) => {
+                    match self.ask_storage(&Method::GET, url, &location, Some(&range)).await {
+                        Ok(answer) => presence::of_storage(bytes, &answer),
+                        Err(cause) => Presence::Unknown(format!("ask the storage: {cause}")),
+                    }
+                }
+                Ok(presence::Step::Get) => Presence::Unknown("no answer settles it".to_owned()),
+                Err(cause) => Presence::Unknown(cause.text),
+            })
+        })
+        .await
+    }
+
+    /// Asks whether the repository can hand out this manifest.
+    pub async fn has_manifest(&self, repository: &str, digest: &str) -> Presence {
+        self.presence(Target::manifest_link(repository, digest), async |url| {
+            // Whatever it is: a registry converts, or refuses, what the client does not name.
+            let of_any_type = |request: RequestBuilder| {
+                MANIFEST_TYPES.iter().fold(request, |request, media_type| request.header(ACCEPT, *media_type))
+            };
+            for method in [Method::HEAD, Method::GET] {
+                let answer = match self.question(&method, url, &of_any_type).await? {
+                    Ok(answer) => answer,
+                    Err(cause) => return Ok(Presence::Unknown(cause.text)),
+                };
+                let step = if method == Method::HEAD {
+                    presence::of_manifest_head(&answer)
+                } else {
+                    presence::of_manifest(digest, &answer)
+                };
+                match step {
+                    presence::Step::Is(presence) => return Ok(presence),
+                    presence::Step::Get => {}
+                    presence::Step::Follow(_) => break,
+                }
+            }
+            Ok(Presence::Unknown("no answer settles it".to_owned()))
+        })
+        .await
+    }
+
+    /// Asks; again, after a pause, where the answer tells nothing.
+    async fn presence(
+        &self,
+        target: Result<Target<'_>, RegistryError>,
+        ask: impl AsyncFn(&Url) -> Result<Presence, RegistryError>,
+    ) -> Presence {
+        let url = match target {
+            Ok(target) => target.url(&self.inner.base),
+            Err(error) => return Presence::Unknown(error.to_string()),
+        };
+        let once = async || match ask(&url).await {
+            Ok(Presence::Unknown(cause)) => Err(cause),
+            Ok(presence) => Ok(presence),
+            Err(error) => Ok(Presence::Unknown(error.to_string())),
+        };
+        once.retry(self.inner.limits.backoff().with_max_times(ATTEMPTS))
+            .await
+            .unwrap_or_else(Presence::Unknown)
     }
 
     /// Sends a request with the token, and once more with a new one if it is refused.
@@ -370,8 +464,18 @@ impl Registry {
         url: &Url,
         timeout: Duration,
     ) -> Result<Result<Answer, Cause>, RegistryError> {
+        self.send_as(method, url, &|request| request.timeout(timeout)).await
+    }
+
+    /// As [`send`](Self::send), with what `change` adds to the request; an answer is waited for as long as for a question.
+    async fn send_as(
+        &self,
+        method: &Method,
+        url: &Url,
+        change: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
+    ) -> Result<Result<Answer, Cause>, RegistryError> {
         let token = self.token(Refresh::Cached).await?;
-        let answer = match self.send_with(method, url, timeout, &token).await {
+        let answer = match self.send_with(method, url, change, &token).await {
             Ok(answer) => answer,
             Err(cause) => return Ok(Err(cause)),
         };
@@ -379,21 +483,46 @@ impl Registry {
             return Ok(Ok(answer));
         }
         let Some(new) = self.new_token(&token).await? else { return Ok(Ok(answer)) };
-        Ok(self.send_with(method, url, timeout, &new).await)
+        Ok(self.send_with(method, url, change, &new).await)
+    }
+
+    /// As [`send_as`](Self::send_as), where the right to ask may be missing: that is 401 as well, and no reason to log in
+    /// again as long as the token is good for anything.
+    async fn question(
+        &self,
+        method: &Method,
+        url: &Url,
+        change: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
+    ) -> Result<Result<Answer, Cause>, RegistryError> {
+        let token = self.token(Refresh::Cached).await?;
+        let answer = match self.send_with(method, url, change, &token).await {
+            Ok(answer) => answer,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(Ok(answer));
+        }
+        match self.send_with(&Method::GET, &self.login_url(), &|request| request, &token).await {
+            Ok(login) if login.status == StatusCode::UNAUTHORIZED => self.send_as(method, url, change).await,
+            _ => Ok(Ok(answer)),
+        }
+    }
+
+    fn login_url(&self) -> Url {
+        let mut url = self.inner.base.clone();
+        url.set_path("/v2/");
+        url
     }
 
     async fn send_with(
         &self,
         method: &Method,
         url: &Url,
-        timeout: Duration,
+        change: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
         token: &SecretString,
     ) -> Result<Answer, Cause> {
-        let request = self
-            .inner
-            .client
-            .request(method.clone(), url.clone())
-            .timeout(timeout)
+        let Inner { client, limits, .. } = &*self.inner;
+        let request = change(client.request(method.clone(), url.clone()).timeout(limits.answer))
             // Marks the header as sensitive: it is not printed and not indexed.
             .basic_auth(USER, Some(token.expose_secret()));
         send(request, &self.inner.address).await

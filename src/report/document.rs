@@ -350,6 +350,38 @@ pub fn stream_verdict(verdict: StreamVerdict) -> &'static str {
     }
 }
 
+/// References of an inventory as entries.
+#[must_use]
+pub fn referrer_entries(inventory: &Inventory, uses: &[Use]) -> Vec<ReferrerEntry> {
+    let entry = |place: &Use| {
+        let (referrer, mention) = (place.referrer(inventory), place.mention(inventory));
+        ReferrerEntry {
+            kind: referrer.kind.word().to_owned(),
+            namespace: referrer.namespace.to_string(),
+            name: referrer.name.to_string(),
+            place: mention.place.to_string(),
+            owner: owner(inventory, referrer),
+        }
+    };
+    uses.iter().map(entry).collect()
+}
+
+/// What controls the object, at the top of the chain.
+fn owner(inventory: &Inventory, referrer: &Referrer) -> Option<Owner> {
+    let (mut kind, mut name) = referrer.owner.as_deref()?.split_once('/')?;
+    // A pod's replica set has a deployment above it, and nothing goes on for ever.
+    for _ in 0..4 {
+        let Some(known) = Kind::of_api(kind) else { break };
+        let all = &inventory.referrers;
+        let found = all.binary_search_by(|other| {
+            (&other.kind, &*other.namespace, &*other.name).cmp(&(&known, &referrer.namespace, name))
+        });
+        let Some(above) = found.ok().and_then(|position| all[position].owner.as_deref()) else { break };
+        (kind, name) = above.split_once('/')?;
+    }
+    Some(Owner { kind: kind.to_lowercase(), name: name.to_owned() })
+}
+
 /// Reads a plan for people and programs: names instead of ids.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
@@ -369,33 +401,7 @@ impl<'a> View<'a> {
     /// References as entries.
     #[must_use]
     pub fn referrers(&self, uses: &[Use]) -> Vec<ReferrerEntry> {
-        let entry = |place: &Use| {
-            let (referrer, mention) = (place.referrer(self.inventory), place.mention(self.inventory));
-            ReferrerEntry {
-                kind: referrer.kind.word().to_owned(),
-                namespace: referrer.namespace.to_string(),
-                name: referrer.name.to_string(),
-                place: mention.place.to_string(),
-                owner: self.owner(referrer),
-            }
-        };
-        uses.iter().map(entry).collect()
-    }
-
-    /// What controls the object, at the top of the chain.
-    fn owner(&self, referrer: &Referrer) -> Option<Owner> {
-        let (mut kind, mut name) = referrer.owner.as_deref()?.split_once('/')?;
-        // A pod's replica set has a deployment above it, and nothing goes on for ever.
-        for _ in 0..4 {
-            let Some(known) = Kind::of_api(kind) else { break };
-            let all = &self.inventory.referrers;
-            let found = all.binary_search_by(|other| {
-                (&other.kind, &*other.namespace, &*other.name).cmp(&(&known, &referrer.namespace, name))
-            });
-            let Some(above) = found.ok().and_then(|position| all[position].owner.as_deref()) else { break };
-            (kind, name) = above.split_once('/')?;
-        }
-        Some(Owner { kind: kind.to_lowercase(), name: name.to_owned() })
+        referrer_entries(self.inventory, uses)
     }
 
     /// Items that go and that the server imports again, by the positions of their streams.

@@ -12,6 +12,7 @@ use crate::error::Failure;
 use crate::inventory::{self, Read, Scope};
 use crate::model::{Inventory, Selector, Target};
 use crate::plan::{self, Plan, Reimport, Rules, Stage2, StreamVerdict};
+use crate::registry::{self, Address, RegistryUrl};
 use crate::report::document::{Context, InvalidEntry, ReferrerEntry, View};
 use crate::report::{bytes, printable, text};
 use crate::ui::{Counters, Ui};
@@ -93,6 +94,16 @@ pub(super) async fn user(cluster: &Cluster) -> String {
 }
 
 impl Look {
+    /// Where the registry is: at `url`, or else where the cluster says.
+    ///
+    /// # Errors
+    /// As those of [`registry::choose`].
+    pub(super) fn registry_address(&self, url: Option<&RegistryUrl>) -> Result<Address, Failure> {
+        let hosts = self.managed_hosts.iter();
+        let managed = hosts.flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
+        registry::choose(url, self.repositories.clone(), managed)
+    }
+
     /// Makes every stream count, whatever `--selector` says, which is returned: for what shows a part of a whole.
     pub(super) async fn select_all(
         &mut self,

@@ -13,6 +13,7 @@ mod prune;
 mod schedule;
 mod signals;
 mod usage;
+mod verify;
 mod what_if;
 
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use crate::cli::{Invocation, OutputFormat};
 use crate::cluster;
 use crate::error::{Exit, Failure};
 use crate::ui::Ui;
+pub use verify::ImageVerification;
+
 use page::PageFile;
 use signals::unless_ended;
 
@@ -46,6 +49,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         Invocation::CacheStatus(options) => return show_cache(&options, ui),
         Invocation::Explain(options) => return start(options.verbosity, explain::run(&options, ui)),
         Invocation::Usage(options) => return start(options.verbosity, usage::run(&options, ui)),
+        Invocation::Verify(options) => return start(options.verbosity, verify::run(&options, ui)),
         Invocation::WhatIf(options) => return start(options.verbosity, what_if::run(&options, ui)),
         Invocation::Schedule(options) => return start(options.verbosity, schedule::run(&options, ui)),
         Invocation::Prune(options) => options,

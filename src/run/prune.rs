@@ -12,6 +12,7 @@ use super::look::{self, Look};
 use super::metrics::Tally;
 use super::page::{self, PageFile};
 use super::signals::{listen_to_signals, nothing_done, stopped, timeout_flag, until};
+use super::verify;
 use super::write_document;
 use crate::cache::redis::Whereabouts;
 use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
@@ -28,6 +29,7 @@ use crate::report::{self, printable, text};
 use crate::schedule;
 use crate::text::quoted;
 use crate::ui::{Bar, Ui};
+use crate::verify::Verification;
 
 /// Plans a prune, and carries it out if `--confirm` or somebody at the terminal says so.
 pub(super) async fn run(options: &Options, ui: &Arc<Ui>) -> Result<Exit, Failure> {
@@ -177,13 +179,9 @@ pub(super) async fn get_ready(
         return Ok(Ready { registry: None, caches: None });
     }
     let _connecting = Bar::endless(ui, "connecting to the registry");
-    let Look { repositories, managed_hosts, .. } = look;
-    let managed =
-        managed_hosts.iter().flat_map(|(host, count)| std::iter::repeat_n(format!("{host}/"), *count));
-    let address = registry::choose(options.registry.url.as_ref(), repositories.clone(), managed);
-    let registry = match address {
+    let registry = match look.registry_address(options.registry.url.as_ref()) {
         // Without a registry there is nothing to be deleted from one.
-        Err(_) if repositories.is_empty() && !changes_registry(plan) => None,
+        Err(_) if look.repositories.is_empty() && !changes_registry(plan) => None,
         address => Some(connect_registry(options, cluster, address?, ui).await?),
     };
     let caches = match &registry {
@@ -300,7 +298,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
             registry: registry.as_ref(),
             caches: caches.as_ref(),
             workers: options.num_workers,
-            stop,
+            stop: stop.clone(),
             tell: &teller(ui, &bar, caches.as_ref(), lines),
         };
         execute::execute(tools, &plan, inventory).await
@@ -343,6 +341,11 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
             }
         }
         _ => cache.nothing_deleted(),
+    }
+    if let Some(registry) = &registry {
+        let _verifying = Bar::endless(ui, "verifying what stays");
+        let verification = verify::after(&cluster, registry, &executed, &plan.rules, options.verify, &stop);
+        executed.outcome.verification = verification.await;
     }
     let mut outcome = executed.outcome;
     outcome.left = outcome.interrupted.map(|_| counts.without(&outcome.deleted));
@@ -464,7 +467,9 @@ fn exit_of(outcome: &Outcome, cache: &CacheOutcome) -> Exit {
         Some("timeout") if !cache.may_lie() => Exit::Timeout,
         None | Some("timeout") if cache.may_lie() => Exit::CacheMayLie,
         Some(_) => Exit::Interrupted,
-        None if outcome.failures.is_empty() && outcome.broken.is_empty() => Exit::Done,
+        None if outcome.failures.is_empty() && outcome.broken.is_empty() && !outcome.has_broken() => {
+            Exit::Done
+        }
         None => Exit::Failures,
     }
 }
@@ -484,6 +489,9 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
     if !outcome.broken.is_empty() {
         ui.failure(&broken(&outcome.broken));
     }
+    if let Some(verification) = &outcome.verification {
+        report_verification(ui, verification);
+    }
     if !outcome.spared.is_empty() {
         ui.message(&text::spared(&outcome.spared));
     }
@@ -500,6 +508,28 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
             .hint("run the same command again to prune the rest"),
         );
     }
+}
+
+/// Whether what stays can be pulled. That it could not be asked for ends no run badly.
+fn report_verification(ui: &Ui, verification: &Verification) {
+    if verification.not_allowed == verification.questions && verification.questions > 0 {
+        ui.message(&format!("Verify: not done: {}", verify::MAY_ASK));
+        return;
+    }
+    ui.message(&format!("Verify: {}", verification.line()));
+    let Some(failure) = verify::conclusion(verification, Exit::Done) else { return };
+    if verification.broken.is_empty() {
+        ui.warning(&failure.message);
+        for hint in &failure.hints {
+            ui.message(&format!("hint: {hint}"));
+        }
+        return;
+    }
+    let mut lines = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = verification.write_broken(&mut lines);
+    ui.message(String::from_utf8_lossy(&lines).trim_end());
+    ui.failure(&failure);
 }
 
 /// How the cache step ended, in words.

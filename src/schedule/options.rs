@@ -14,6 +14,7 @@ use crate::error::Failure;
 use crate::inventory::ResourceName;
 use crate::registry::Via;
 use crate::text::printable;
+use crate::verify;
 
 /// The image that is built from the `Containerfile`.
 pub const IMAGE: &str = concat!("ghcr.io/oc-prune-images/oc-prune-images:v", env!("CARGO_PKG_VERSION"));
@@ -79,6 +80,8 @@ pub struct Carried {
     pub step: Option<Strategy>,
     /// `--check`, if it was given.
     pub check: Option<Extent>,
+    /// `--verify`, if it was given.
+    pub verify: Option<verify::Extent>,
     /// `--registry-namespace` and `--registry-deployment`.
     pub place: Place,
     /// `--referrers-from`.
@@ -130,7 +133,7 @@ impl ScheduleOptions {
     /// A setting of the cluster's own pruner that cannot be used.
     pub fn job(&self, found: &Found<'_>, now: &Zoned) -> Result<Job, Failure> {
         let Found { settings, registry } = found;
-        let Carried { step, check, place, referrers, redis_is_given, .. } = &self.prune;
+        let Carried { step, check, verify, place, referrers, redis_is_given, .. } = &self.prune;
         let frequency = self.frequency(*settings)?;
         let name = self.name.clone().unwrap_or_else(|| "prune-images".to_owned());
         let job_name = match (&frequency, &self.name) {
@@ -150,7 +153,8 @@ impl ScheduleOptions {
             place,
             kind: workload.map_or(WorkloadKind::Deployment, |workload| workload.kind),
             step: *step,
-            check: *check,
+            checks: matches!(check, Some(Extent::Sample | Extent::All))
+                || matches!(verify, Some(verify::Extent::Shared | verify::Extent::All)),
             sources: &sources,
             redis_is_given: *redis_is_given,
             via: self.prune.via,
@@ -217,8 +221,14 @@ impl ScheduleOptions {
             }
         }
         // Asking needs the right to pull every image of the cluster: only who wants it gets it.
-        if self.prune.check.is_none() && self.prune.step.is_some() {
-            flags.push(("check", "off"));
+        if self.prune.step.is_some() {
+            for (flag, is_given) in
+                [("check", self.prune.check.is_some()), ("verify", self.prune.verify.is_some())]
+            {
+                if !is_given {
+                    flags.push((flag, "off"));
+                }
+            }
         }
         flags.into_iter().map(|(flag, value)| format!("--{flag}={value}")).collect()
     }

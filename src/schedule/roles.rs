@@ -1,7 +1,7 @@
 //! Which rights a prune in the cluster needs beyond those of `system:image-pruner`. Pure.
 
+use crate::cache::Strategy;
 use crate::cache::detect::{Need, Origin, Place, Source, WorkloadKind};
-use crate::cache::{Extent, Strategy};
 use crate::inventory::ResourceName;
 use crate::registry::Via;
 
@@ -14,8 +14,8 @@ pub(super) struct Roles<'a> {
     pub kind: WorkloadKind,
     /// `--registry-cache`; none if nothing is deleted from a registry.
     pub step: Option<Strategy>,
-    /// `--check`, where it was asked for.
-    pub check: Option<Extent>,
+    /// Whether the registry is asked for blobs: `--check` or `--verify`, where they were asked for.
+    pub checks: bool,
     /// What the registry's configuration refers to, and must be read to know its caches.
     pub sources: &'a [Source],
     /// Whether `--redis-url` says where Redis is, or that there is none.
@@ -78,7 +78,7 @@ fn list(group: &str, resource: &str, purpose: &str) -> Grant {
 /// `flush` and `none` need none, and neither does `auto`, which begins with `evict` and ends with `wait`.
 #[must_use]
 pub(super) fn roles(roles: &Roles<'_>) -> Vec<Grant> {
-    let Roles { place, kind, step, check, sources, redis_is_given, via, has_other_authority, referrers } =
+    let Roles { place, kind, step, checks, sources, redis_is_given, via, has_other_authority, referrers } =
         roles;
     let mut grants: Vec<Grant> =
         PROTECTING.map(|(group, resource, purpose)| list(group, resource, purpose)).into();
@@ -109,8 +109,7 @@ pub(super) fn roles(roles: &Roles<'_>) -> Vec<Grant> {
             }
         }
     }
-    let checks = matches!(check, Some(Extent::Sample | Extent::All));
-    if checks {
+    if *checks {
         needs.push(Need::check());
     }
     match via {
@@ -118,7 +117,7 @@ pub(super) fn roles(roles: &Roles<'_>) -> Vec<Grant> {
         Some(Via::PortForward) => needs.extend(Need::forward(place)),
         Some(Via::Auto | Via::Direct) | None => {}
     }
-    if *has_other_authority && (checks || matches!(step, Strategy::Auto | Strategy::Evict)) {
+    if *has_other_authority && (*checks || matches!(step, Strategy::Auto | Strategy::Evict)) {
         needs.push(Need::read_authority(place));
     }
     needs.sort();

@@ -10,6 +10,7 @@ use sandbox::api::{Rule, Store, pruner_and, timestamp};
 use sandbox::example::Example;
 use sandbox::fault::{Action, Answer, Fault};
 use sandbox::log::Server;
+use sandbox::registry::Digest;
 use sandbox::tls::Authority;
 use sandbox::{Cluster, ClusterConfig, Config, Operator, RouteConfig};
 use serde_json::json;
@@ -139,6 +140,15 @@ impl Session {
                     assert_eq!(cluster.block_on(asked).unwrap().status(), StatusCode::OK);
                 }
                 assert!(cluster.storage().delete_blob(blob).unwrap());
+            }
+            "the data of a layer is lost" => {
+                example();
+                let stream = store.get("imagestreams", "shop", "web").unwrap();
+                let image = stream["status"]["tags"][0]["items"][0]["image"].as_str().unwrap();
+                let image = store.get("images", "", image).unwrap();
+                let layers = image["dockerImageLayers"].as_array().unwrap();
+                let layer = Digest::parse(layers[layers.len() - 1]["name"].as_str().unwrap()).unwrap();
+                assert!(cluster.storage().delete_blob(&layer).unwrap());
             }
             "a replica is cut off" => {
                 example();

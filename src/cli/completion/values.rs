@@ -12,6 +12,7 @@ use crate::{
     plan::usage::Level,
     registry::Via,
     report::usage::SortBy,
+    verify,
 };
 
 /// What a flag's value can be.
@@ -63,6 +64,7 @@ pub(super) fn of(arg: &Arg, command: &str) -> Values {
         ("registry-via", _) => Values::Known(words(Via::BY_NAME)),
         ("by", "HOLDER") => Values::Known(words(Level::BY_NAME)),
         ("sort", "COLUMN") => Values::Known(words(SortBy::BY_NAME)),
+        ("verify", _) => Values::Known(words(verify::Extent::BY_NAME)),
         ("check", _) => Values::Known(words(Extent::BY_NAME)),
         ("dry-run", kind) if kind != "BOOL" => {
             Values::Known(vec!["client", "server", "none", "true", "false"])

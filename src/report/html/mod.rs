@@ -20,6 +20,7 @@ use crate::execute::{FailedObject, Outcome, Spared};
 use crate::plan::Counts;
 use crate::plan::stays::{Reason, Stays, stays};
 use crate::plan::usage::{Area, Shown};
+use crate::verify::Verification;
 use markup::{Html, cut};
 
 /// The most rows of a table.
@@ -254,16 +255,31 @@ fn lines<T: AsRef<str>>(html: &mut Html, class: &'static str, messages: &[T]) {
     });
 }
 
+fn verified(html: &mut Html, verification: &Verification) {
+    let class = if verification.broken.is_empty() { "muted" } else { "bad" };
+    html.leaf("p", &[("class", &class)], format!("Whether images can be pulled: {}", verification.line()));
+    let images = verification.broken.iter();
+    let images =
+        images.map(|image| format!("{}:{} ({})", image.repository, image.tags.join(", "), image.image));
+    lines(html, "bad", &images.collect::<Vec<_>>());
+}
+
 fn result(html: &mut Html, done: Done<'_>) {
     let Done { outcome, cache, report } = done;
-    let Outcome { deleted, changes: _, failures, spared, broken, interrupted, left: _ } = outcome;
+    let Outcome { deleted, changes: _, failures, spared, broken, verification, interrupted, left: _ } =
+        outcome;
     section(html, "Result of the run", |html| {
-        let clean = failures.is_empty() && broken.is_empty() && interrupted.is_none();
+        let clean =
+            failures.is_empty() && broken.is_empty() && interrupted.is_none() && !outcome.has_broken();
         let (class, verdict) = match interrupted {
             _ if clean => ("good", "Everything that was planned is done.".to_owned()),
             Some(signal) => (
                 "bad",
                 format!("Ended early by {signal}: what was begun is finished, the rest is as it was."),
+            ),
+            None if failures.is_empty() && broken.is_empty() => (
+                "bad",
+                "Everything that was planned is done; some images that stay cannot be pulled.".to_owned(),
             ),
             None => ("bad", format!("{} object(s) could not be pruned.", failures.len() + broken.len())),
         };
@@ -307,6 +323,9 @@ fn result(html: &mut Html, done: Done<'_>) {
             let images =
                 broken.iter().map(|image| format!("{}:{} ({})", image.repository, image.tag, image.image));
             lines(html, "bad", &images.collect::<Vec<_>>());
+        }
+        if let Some(verification) = verification {
+            verified(html, verification);
         }
         if !spared.is_empty() {
             html.leaf("p", &[], "Planned, and stays because of what happened meanwhile:");

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use http::header::{
-    ACCEPT, ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST,
-    IF_NONE_MATCH, LINK, LOCATION,
+    ACCEPT, ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HOST, IF_NONE_MATCH, LINK, LOCATION, RANGE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -68,6 +68,13 @@ pub(super) struct Call<'a> {
     pub(super) body: Bytes,
     /// `scheme://host` as the client wrote it.
     pub(super) base: &'a str,
+}
+
+/// `bytes=0-41`: the positions of the first and the last byte.
+fn byte_range(header: &str) -> Option<(usize, usize)> {
+    let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then_some((first, last))
 }
 
 impl Call<'_> {
@@ -395,7 +402,24 @@ impl Replica {
         } else {
             self.fetch(call, &format!("/v2/{repository}/blobs/{digest}"), digest).await.ok_or_else(missing)?
         };
-        let mut answer = with_body(StatusCode::OK, body);
+        // As Go's http.ServeContent does.
+        let range = call.headers.get(RANGE).filter(|_| call.method == Method::GET);
+        let mut answer = match range.and_then(|range| byte_range(range.to_str().ok()?)) {
+            None => with_body(StatusCode::OK, body),
+            Some((first, _)) if first >= body.len() => {
+                let text = "invalid range: failed to overlap\n";
+                let mut answer = with_body(StatusCode::RANGE_NOT_SATISFIABLE, text);
+                set(&mut answer, CONTENT_RANGE, &format!("bytes */{size}"));
+                return Ok(answer);
+            }
+            Some((first, last)) => {
+                let last = last.min(body.len() - 1);
+                let mut answer = with_body(StatusCode::PARTIAL_CONTENT, body.slice(first..=last));
+                set(&mut answer, CONTENT_RANGE, &format!("bytes {first}-{last}/{size}"));
+                answer
+            }
+        };
+        let size = if range.is_some() { answer.body().len() as u64 } else { size };
         let headers = answer.headers_mut();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
