@@ -35,6 +35,7 @@ pages! {
     readme: "README.md",
     cache: "docs/cache.md",
     decision: "docs/decision.md",
+    dependencies: "docs/dependencies.md",
     exit_codes: "docs/exit-codes.md",
     flags: "docs/flags.md",
     output: "docs/output.md",
