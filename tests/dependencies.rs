@@ -1,6 +1,6 @@
 //! What `deny.toml` and `docs/dependencies.md` say of the dependencies holds, also where cargo-deny is not installed.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be read fails the test")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "what cannot be read fails the test")]
 
 use std::collections::BTreeSet;
 use std::process::Command;
