@@ -798,7 +798,7 @@ fn a_registry_with_deletes_disabled_is_named() {
     ran.says(grouped)
         .says(" object(s) could not be pruned\n")
         .says("hint: run the same command again: what is left is tried again, but for the links")
-        .says("hint: links are removed by the registry's hard prune: ");
+        .says("hint: links to manifests are removed by the registry's hard prune, ");
     // Links that nobody knows of any longer would stay behind: no image goes.
     assert!(cluster.changes().images.is_empty());
 }

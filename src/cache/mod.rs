@@ -3,13 +3,14 @@
 //! `detect` reads which caches there are, `choose` decides what is done about them (pure); `redis` evicts from the one
 //! that the replicas share, `replicas` from each replica's own; `rollout` restarts the registry, where that is the way,
 //! and proves it; `check` asks the replicas whether it worked. `step` is what a prune does of all this, `outcome` how it
-//! ended (pure). `input` reads what an earlier prune deleted, for `commands`: the subcommands of `cache`.
+//! ended (pure); `forget` is Redis after a hard prune. `input` reads what an earlier prune deleted, for `commands`: the subcommands of `cache`.
 
 mod check;
 mod choose;
 pub mod commands;
 pub mod detect;
 mod foresee;
+mod forget;
 mod input;
 mod outcome;
 pub mod redis;
@@ -20,6 +21,7 @@ mod step;
 pub use check::{CheckOutcome, Extent, Stale, StaleCache};
 pub use choose::{Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy};
 pub use foresee::plan as foreseen_plan;
+pub use forget::{Forget, Forgetting};
 pub use input::{InputError, digests, result_document};
 pub use outcome::{CacheOutcome, CachePlan, RedisOutcome};
 pub use step::{CacheEvent, CacheOptions, CacheStep, StepOption, Tell};

@@ -8,6 +8,7 @@ mod completion;
 mod connection;
 pub mod duration;
 mod explain;
+mod hard_prune;
 mod man;
 mod options;
 mod parse;

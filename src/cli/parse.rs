@@ -14,6 +14,7 @@ use super::{
     cache, completion,
     completion::Completion,
     explain::ExplainArgs,
+    hard_prune::HardPruneArgs,
     man,
     options::{ExplainOptions, Options},
     place_files::PlaceFilesOptions,
@@ -28,6 +29,7 @@ use crate::{
         check::CheckOptions, flush::FlushOptions, status::StatusOptions, switch::SwitchOptions,
     },
     error::Failure,
+    hard_prune::HardPruneOptions,
     schedule::ScheduleOptions,
     text::sanitize,
 };
@@ -49,6 +51,8 @@ pub enum Invocation {
     CacheSwitch(Box<SwitchOptions>),
     /// Show which caches the registry has.
     CacheStatus(Box<StatusOptions>),
+    /// Have the registry delete what the API no longer knows of.
+    HardPrune(Box<HardPruneOptions>),
     /// Print or apply the objects of a prune that the cluster runs.
     Schedule(Box<ScheduleOptions>),
     /// Answer a shell that asks how a word can go on.
@@ -99,6 +103,7 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
             Some("explain") => return subcommand::read::<ExplainArgs>(named, program),
             Some("cronjob") => return subcommand::read::<schedule::CronJobArgs>(named, program),
             Some("job") => return subcommand::read::<schedule::JobArgs>(named, program),
+            Some("hard-prune") => return subcommand::read::<HardPruneArgs>(named, program),
             Some("man") => return subcommand::read::<man::ManArgs>(named, program),
             Some("__complete") => {
                 return Ok(Invocation::Complete(Box::new(completion::words::complete(rest, program))));
@@ -136,6 +141,7 @@ pub fn commands(program: &str) -> Vec<clap::Command> {
     commands.extend([subcommand::command::<UsageArgs>(program), subcommand::command::<WhatIfArgs>(program)]);
     commands.push(subcommand::command::<VerifyArgs>(program));
     commands.extend(cache::commands(program));
+    commands.push(subcommand::command::<HardPruneArgs>(program));
     commands.extend(schedule::commands(program));
     commands.push(subcommand::command::<completion::CompletionArgs>(program));
     commands.push(subcommand::command::<man::ManArgs>(program));

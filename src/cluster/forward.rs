@@ -302,7 +302,7 @@ async fn serve(target: Arc<Target>, listener: TcpListener, first: Open) {
 }
 
 /// The error of an upgrade that kube made.
-fn failed(error: kube::Error) -> Failed {
+pub(super) fn failed(error: kube::Error) -> Failed {
     match error {
         kube::Error::Api(status) => {
             let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -11,6 +11,7 @@ mod forward;
 mod kubeconfig;
 mod options;
 mod proxy;
+mod remote;
 mod request;
 #[cfg(test)]
 mod test_support;
@@ -23,6 +24,7 @@ pub(crate) use error::pruner_may;
 pub use forward::Forward;
 pub use kubeconfig::{Entries, entries};
 pub use options::{ConnectionOptions, Environment, RequestTimeout};
+pub use remote::{Ended, Execution, Stream};
 pub(crate) use request::is_object_name;
 pub use request::{ApiRequest, ApiResponse, Lines, Retry};
 pub use warnings::Announce;

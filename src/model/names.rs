@@ -77,6 +77,12 @@ impl Names {
         Id(index)
     }
 
+    /// The ids of all names, in the order in which they were added.
+    pub fn ids(&self) -> impl Iterator<Item = Id> + use<> {
+        // As many as there are ids.
+        (0..).take(self.raw.len()).map(Id)
+    }
+
     /// The id of a name, if anything has it.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Id> {

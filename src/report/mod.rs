@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod document;
 pub mod explain;
+pub mod hard_prune;
 pub mod html;
 mod human;
 pub mod metrics;

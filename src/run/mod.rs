@@ -3,6 +3,7 @@
 mod complete;
 mod dialogue;
 mod explain;
+mod hard_prune;
 mod interactive;
 mod kept;
 mod look;
@@ -48,6 +49,7 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         Invocation::CacheSwitch(options) => return switch_caches(&options, ui),
         Invocation::CacheStatus(options) => return show_cache(&options, ui),
         Invocation::Explain(options) => return start(options.verbosity, explain::run(&options, ui)),
+        Invocation::HardPrune(options) => return start(options.verbosity, hard_prune::run(&options, ui)),
         Invocation::Usage(options) => return start(options.verbosity, usage::run(&options, ui)),
         Invocation::Verify(options) => return start(options.verbosity, verify::run(&options, ui)),
         Invocation::WhatIf(options) => return start(options.verbosity, what_if::run(&options, ui)),

@@ -235,6 +235,18 @@ fn report_dry_run(options: &Options, ui: &Ui, begun: &Begun, planned: &Planned, 
             write_document(ui, format, &PrunePlan::new(view.body(context), cache));
         }
     }
+    if view.summary().images > 0 && !options.prune.prune_registry {
+        ui.message(&format!(
+            "With --prune-registry=false the images' blobs stay in the registry's storage, and the API knows of them no longer: only hard prune deletes them then: {}",
+            hard_prune(options)
+        ));
+    }
+}
+
+/// The command that deletes from the storage what the API no longer knows of.
+fn hard_prune(options: &Options) -> String {
+    let Options { program, cache, connection, .. } = options;
+    format!("{program} hard-prune{}{}", cache.place.flags(), connection.flags())
 }
 
 /// Says which lists that only protect could not be read.
@@ -496,7 +508,13 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
         ui.message(&text::spared(&outcome.spared));
     }
     if !outcome.failures.is_empty() {
-        ui.failure(&failures(&outcome.failures));
+        ui.failure(&failures(options, &outcome.failures));
+    }
+    if !options.prune.prune_registry && outcome.deleted.images > 0 {
+        ui.message(&format!(
+            "The images' blobs are still in the registry's storage, and the API knows of them no longer: only hard prune deletes them: {}",
+            hard_prune(options)
+        ));
     }
     if let Some(by) = outcome.interrupted {
         let by = if by == "timeout" { timeout_flag(options.timeout) } else { by.to_owned() };
@@ -570,13 +588,13 @@ fn broken(images: &[BrokenImage]) -> Failure {
 }
 
 /// All failures, those of the same kind and cause together.
-fn failures(failures: &[FailedObject]) -> Failure {
+fn failures(options: &Options, failures: &[FailedObject]) -> Failure {
     let mut message = format!("prune: {} object(s) could not be pruned", failures.len());
     let mut group = None;
     let mut hints = vec!["run the same command again: what is left is tried again".to_owned()];
     if failures.iter().any(|failure| failure.failed.ends_with("link")) {
         hints[0] = "run the same command again: what is left is tried again, but for the links, which the API no longer knows of".into();
-        hints.insert(0, "links are removed by the registry's hard prune: oc -n openshift-image-registry exec deployment/image-registry -- /usr/bin/dockerregistry -prune=check".into());
+        hints.insert(0, format!("links to manifests are removed by the registry's hard prune, and links to layers hold no data: {}", hard_prune(options)));
     }
     for FailedObject { failed, cause, object, hints: more } in failures {
         if group != Some((*failed, cause)) {

@@ -368,12 +368,27 @@ pub async fn rights(cluster: &Cluster, found: &Discovery) -> Rights {
     Rights(join_all(asked).await)
 }
 
-async fn ask(cluster: &Cluster, rule: &Rule) -> Verdict {
+/// Asks the API server whether the present user has a right.
+pub(crate) async fn ask(cluster: &Cluster, rule: &Rule) -> Verdict {
+    review(cluster, "selfsubjectaccessreviews", &rule.review()).await
+}
+
+/// Asks the API server whether a service account has a right; needs `create` of `subjectaccessreviews`.
+pub(crate) async fn ask_of_account(
+    cluster: &Cluster,
+    rule: &Rule,
+    namespace: &str,
+    account: &str,
+) -> Verdict {
+    review(cluster, "subjectaccessreviews", &rule.review_of_account(namespace, account)).await
+}
+
+async fn review(cluster: &Cluster, resource: &str, review: &serde_json::Value) -> Verdict {
     let request = ApiRequest {
-        body: Some(Bytes::from(rule.review().to_string())),
+        body: Some(Bytes::from(review.to_string())),
         // A question leaves nothing behind.
         retry: Retry::Idempotent,
-        ..ApiRequest::new(Method::POST, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+        ..ApiRequest::new(Method::POST, format!("/apis/authorization.k8s.io/v1/{resource}"))
     };
     match cluster.request(request).await {
         Ok(answer) => {

@@ -15,7 +15,7 @@ pub use caches::{
     CacheConfig, ConfiguredSetting, DescriptorCache, DigestCache, Password, Redis, Setting, cache_of,
 };
 pub use discover::{Configuration, Discovery, Place, discover, rights};
-pub(crate) use discover::{pods, whereabouts};
+pub(crate) use discover::{ask, ask_of_account, pods, whereabouts};
 pub use environment::{ConfigFile, Declared, Environment, KeyOf, Origin, Source, Value, Variable};
 pub use objects::{Counts, ManagementState, Operator, Pod, Reading, Strategy, Workload, WorkloadKind};
 pub use rights::{Need, Right, Rights, Rule, Verdict};

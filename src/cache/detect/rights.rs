@@ -141,6 +141,21 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The `SubjectAccessReview` that asks for it in the name of a service account.
+    pub(in crate::cache) fn review_of_account(&self, namespace: &str, account: &str) -> serde_json::Value {
+        let mut review = self.review();
+        review["kind"] = "SubjectAccessReview".into();
+        review["spec"]["user"] = format!("system:serviceaccount:{namespace}:{account}").into();
+        review["spec"]["groups"] = serde_json::json!([
+            "system:serviceaccounts",
+            format!("system:serviceaccounts:{namespace}"),
+            "system:authenticated",
+        ]);
+        review
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.verb, self.qualified())?;
@@ -278,6 +293,15 @@ impl Need {
     #[must_use]
     pub fn switch_off(kind: WorkloadKind, place: &Place) -> Self {
         Self::workload("update", kind, place, "switch the registry's caches off")
+    }
+
+    /// To run a command in a pod of the registry.
+    #[must_use]
+    pub fn execute(place: &Place) -> [Self; 2] {
+        ["get", "create"].map(|verb| {
+            let rule = Rule::namespaced(verb, "", "pods", &place.namespace).subresource("exec");
+            Self::new(rule, "run hard prune in a pod of the registry")
+        })
     }
 
     /// To see that no operator would turn a change of the Deployment back.

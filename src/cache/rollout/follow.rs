@@ -19,6 +19,8 @@ pub(crate) enum Goal {
     CachesOff,
     /// No pod serves whose settings of caches differ from the pod template's.
     LikeTemplate,
+    /// No pod serves that is in read-only mode, or none that is not.
+    ReadOnly(bool),
 }
 
 impl Goal {
@@ -28,6 +30,7 @@ impl Goal {
             Self::Replaced { mark: None } | Self::LikeTemplate => true,
             Self::Replaced { mark: Some((key, value)) } => workload.annotations.get(key) == Some(value),
             Self::CachesOff => workload.settings.are_off(),
+            Self::ReadOnly(on) => workload.settings.is_read_only() == *on,
         }
     }
 
@@ -36,6 +39,7 @@ impl Goal {
         match self {
             Self::Replaced { .. } => false,
             Self::CachesOff => !pod.settings.are_off(),
+            Self::ReadOnly(on) => pod.settings.is_read_only() != *on,
             Self::LikeTemplate => workload.is_some_and(|workload| workload.settings != pod.settings),
         }
     }
@@ -325,7 +329,9 @@ impl Follower {
         // A controller that is not done yet may make another pod of the old template.
         let is_final = match self.goal {
             Goal::Replaced { .. } => true,
-            Goal::CachesOff | Goal::LikeTemplate => asks && workload.is_none_or(Workload::is_settled),
+            Goal::CachesOff | Goal::LikeTemplate | Goal::ReadOnly(_) => {
+                asks && workload.is_none_or(Workload::is_settled)
+            }
         };
         self.survivors.is_empty() && has_served && is_final
     }
@@ -362,7 +368,7 @@ impl Follower {
         for pod in new.iter().filter(|pod| !pod.ready && pod.trouble.is_some()) {
             self.trouble.entry(pod.uid.clone()).or_insert(now);
         }
-        if self.asked && !asks && self.goal == Goal::CachesOff {
+        if self.asked && !asks && matches!(self.goal, Goal::CachesOff | Goal::ReadOnly(_)) {
             return Some(Cause::Reverted);
         }
         // A message from before the change says nothing about it.
@@ -729,7 +735,11 @@ mod tests {
     #[test]
     fn settings_count_pod_by_pod_and_only_once_the_controller_is_settled() {
         let entry = |name: &str, value: &str| Some(json!({ "name": name, "value": value }));
-        let off = Settings { disabled: entry(DISABLED, "true"), descriptor: entry(DESCRIPTOR, "inmemory") };
+        let off = Settings {
+            disabled: entry(DISABLED, "true"),
+            descriptor: entry(DESCRIPTOR, "inmemory"),
+            read_only: None,
+        };
         let with = |uid: &str, settings: &Settings| Pod { settings: settings.clone(), ..pod(uid) };
         let template = |settings: &Settings, updated: usize| Workload {
             settings: settings.clone(),

@@ -8,6 +8,7 @@
 
 pub(in crate::cache) mod api;
 mod follow;
+pub mod read_only;
 mod seen;
 pub(in crate::cache) mod settings;
 mod ways;
@@ -25,6 +26,7 @@ use self::follow::{Cause, Patience, Verdict};
 pub(in crate::cache) use self::follow::{Follower, Goal};
 pub use self::follow::{Proof, Survivor};
 use self::seen::Seen;
+pub(crate) use self::settings::registry_container;
 pub(in crate::cache) use self::ways::Operator;
 use self::ways::{Facts, Needed, Rights, choose};
 pub use self::ways::{Way, Ways};

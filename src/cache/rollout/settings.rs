@@ -12,6 +12,9 @@ pub(crate) const DISABLED: &str = "REGISTRY_OPENSHIFT_CACHE_DISABLED";
 /// Chooses the cache of blob descriptors.
 pub(crate) const DESCRIPTOR: &str = "REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR";
 
+/// Read-only mode (`storage.maintenance.readonly`), as YAML or JSON.
+pub(crate) const READ_ONLY: &str = "REGISTRY_STORAGE_MAINTENANCE_READONLY";
+
 /// Both, with the value that turns the caches off.
 pub(crate) const OFF: [(&str, &str); 2] = [(DISABLED, "true"), (DESCRIPTOR, "inmemory")];
 
@@ -21,13 +24,15 @@ pub(crate) const KEPT: &str = "prune-images/caches-before-disable";
 /// The port of the integrated registry.
 const PORT: u64 = 5000;
 
-/// What a container's environment says about the two variables: the whole entry of each, if there is one.
+/// What a container's environment says about these variables: the whole entry of each, if there is one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// The entry of [`DISABLED`].
     pub(crate) disabled: Option<Value>,
     /// The entry of [`DESCRIPTOR`].
     pub(crate) descriptor: Option<Value>,
+    /// The entry of [`READ_ONLY`].
+    pub(crate) read_only: Option<Value>,
 }
 
 impl Settings {
@@ -38,7 +43,7 @@ impl Settings {
         let entry = |name: &str| {
             Some(container?["env"].as_array()?.iter().rfind(|entry| entry["name"] == name)?.clone())
         };
-        Self { disabled: entry(DISABLED), descriptor: entry(DESCRIPTOR) }
+        Self { disabled: entry(DISABLED), descriptor: entry(DESCRIPTOR), read_only: entry(READ_ONLY) }
     }
 
     /// Whether they turn every cache off, whatever a configuration file says.
@@ -53,6 +58,19 @@ impl Settings {
         };
         // As measured; other spellings may work as well, and are replaced.
         is(&self.disabled, &["true", "yes"]) && is(&self.descriptor, &["inmemory", "openshift"])
+    }
+}
+
+impl Settings {
+    /// Whether they make the registry refuse every change.
+    #[must_use]
+    pub(crate) fn is_read_only(&self) -> bool {
+        let Some(entry) = self.read_only.as_ref().filter(|entry| entry["valueFrom"].is_null()) else {
+            return false;
+        };
+        // `{enabled: true}` as the operator writes it, `{"enabled":true}` as the documentation does.
+        let text = entry["value"].as_str().unwrap_or_default();
+        text.chars().filter(|c| !c.is_whitespace() && *c != '"' && *c != '\'').eq("{enabled:true}".chars())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::controller::{self, Controllers, Nodes, Operator, Pace};
 use crate::fault::Faults;
 use crate::log::RequestLog;
 use crate::registry::client::{Client, Credentials};
-use crate::registry::{self, Backend, Registry, RegistryConfig, Replica, Storage};
+use crate::registry::{self, Backend, HardPrune, Registry, RegistryConfig, Replica, Storage};
 use crate::route::{self, RouteConfig};
 use crate::serve::{Serving, listen};
 use crate::tls::{Authority, SERVER_NAMES};
@@ -207,6 +207,8 @@ impl Cluster {
             _temporary: temporary,
         };
         let Some(running) = cluster.registry.clone() else { return cluster };
+        let program = HardPrune::new(running.registry.storage().clone(), running.api.clone());
+        running.api.execs().install(Arc::new(program));
         workload::prepare(running.api.store(), &running.authority.pem());
         if let Some(pace) = controller {
             cluster.control(&running, listeners.remove(0), pace, config.operator, replicas);

@@ -14,6 +14,8 @@ pub(crate) const NAMESPACE: &str = "openshift-image-registry";
 /// The port of the registry's container and of its service.
 pub(crate) const PORT: u16 = 5000;
 pub(crate) const NAME: &str = "image-registry";
+/// The service account of the registry's pods.
+pub(crate) const ACCOUNT: &str = "registry";
 const PRIVATE: &str = "image-registry-private-configuration";
 const REDIS_PASSWORD: &str = "REGISTRY_REDIS_PASSWORD";
 const IMAGE: &str = "quay.io/openshift/origin-docker-registry:latest";
@@ -123,7 +125,7 @@ pub(crate) fn deployment(replicas: i64, variables: &[Value]) -> Value {
             "selector": { "matchLabels": labels },
             "template": {
                 "metadata": { "labels": labels },
-                "spec": { "containers": [container] },
+                "spec": { "serviceAccountName": ACCOUNT, "containers": [container] },
             },
         },
     })
@@ -166,7 +168,7 @@ pub(crate) fn add_pod(store: &Store, replica: usize, address: SocketAddr, variab
                 "name": pod_name(replica),
                 "labels": { "docker-registry": "default", "pod-template-hash": "5b7d9c9d6f" },
             },
-            "spec": { "nodeName": node, "containers": [container] },
+            "spec": { "nodeName": node, "serviceAccountName": ACCOUNT, "containers": [container] },
             "status": status,
         }),
     );

@@ -87,6 +87,23 @@ pub fn image_pruner() -> Vec<Rule> {
     ]
 }
 
+/// The user name of the service account that the registry's pods have.
+pub const REGISTRY_ACCOUNT: &str = "system:serviceaccount:openshift-image-registry:registry";
+
+/// The rules of the cluster role `system:registry`, as far as they are of image streams and images.
+fn registry() -> Vec<Rule> {
+    const IMAGE: &[&str] = &["image.openshift.io"];
+    vec![
+        Rule::new(&["list"], &[""], &["limitranges", "resourcequotas"]),
+        Rule::new(&["get"], IMAGE, &["imagestreamimages", "imagestreams/layers", "imagestreams/secrets"]),
+        Rule::new(&["get", "update"], IMAGE, &["imagestreams"]),
+        Rule::new(&["delete"], IMAGE, &["imagestreamtags"]),
+        Rule::new(&["get", "update", "create"], IMAGE, &["images"]),
+        Rule::new(&["create"], IMAGE, &["imagestreammappings"]),
+        Rule::new(&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]),
+    ]
+}
+
 /// The rules of `system:image-pruner` and further ones.
 #[must_use]
 pub fn pruner_and(further: impl IntoIterator<Item = Rule>) -> Vec<Rule> {
@@ -99,6 +116,12 @@ const REGISTRY: &str = "openshift-image-registry";
 #[must_use]
 pub fn port_forwarder() -> Rule {
     Rule::new(&["get", "create"], &[""], &["pods/portforward"]).in_namespace(REGISTRY)
+}
+
+/// What it takes besides [`image_pruner`] to run commands in the registry's pods.
+#[must_use]
+pub fn executor() -> Rule {
+    Rule::new(&["get", "create"], &[""], &["pods/exec"]).in_namespace(REGISTRY)
 }
 
 /// What it takes besides [`image_pruner`] to find the routes to the registry.
@@ -173,6 +196,7 @@ impl Default for Access {
         let pull = Rule::new(&["get"], &["", "image.openshift.io"], &["imagestreams/layers"]);
         access.add_user("puller", "system:image-puller", vec![pull]);
         access.add_user("nobody", "", Vec::new());
+        access.add_user(REGISTRY_ACCOUNT, "system:registry", registry());
         lock(&access.state).accounts.insert(ANONYMOUS.to_owned(), Account::default());
         access
     }

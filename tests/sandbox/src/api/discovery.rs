@@ -99,6 +99,7 @@ fn resources(group: &str) -> Vec<Value> {
     match group {
         "" => found.extend([
             subresource("pods/eviction", "Eviction", &["create"]),
+            subresource("pods/exec", "PodExecOptions", &["create", "get"]),
             subresource("pods/portforward", "PodPortForwardOptions", &["create", "get"]),
         ]),
         "image.openshift.io" => found.extend([
@@ -111,6 +112,7 @@ fn resources(group: &str) -> Vec<Value> {
         }
         "authorization.k8s.io" => found.extend([
             virtual_resource("selfsubjectaccessreviews", "SelfSubjectAccessReview", &["create"]),
+            virtual_resource("subjectaccessreviews", "SubjectAccessReview", &["create"]),
             virtual_resource("selfsubjectrulesreviews", "SelfSubjectRulesReview", &["create"]),
         ]),
         _ => {}

@@ -3,6 +3,7 @@
 mod access;
 mod discovery;
 pub(crate) mod evict;
+pub mod exec;
 mod image;
 mod managed;
 mod openapi;
@@ -35,8 +36,9 @@ use hyper::upgrade::OnUpgrade;
 use serde_json::{Value, json};
 
 pub use access::{
-    ANONYMOUS, Access, Rule, endpoint_reader, evictor, image_pruner, operator_configurator, port_forwarder,
-    pruner_and, restarter, route_reader, service_ca_reader, settings_reader,
+    ANONYMOUS, Access, REGISTRY_ACCOUNT, Rule, endpoint_reader, evictor, executor, image_pruner,
+    operator_configurator, port_forwarder, pruner_and, restarter, route_reader, service_ca_reader,
+    settings_reader,
 };
 pub use portforward::Forwards;
 pub use resource::{OPERATOR_GROUPS, RESOURCES, Resource};
@@ -106,6 +108,7 @@ pub struct Api {
     forwards: Forwards,
     /// What is not in the store.
     generated: Arc<OnceLock<Arc<Generation>>>,
+    execs: exec::Execs,
     /// Held by the eviction that is being decided.
     evicting: Arc<Mutex<()>>,
 }
@@ -118,6 +121,7 @@ impl Default for Api {
             settings: Arc::default(),
             forwards: Forwards::default(),
             generated: Arc::default(),
+            execs: exec::Execs::default(),
             evicting: Arc::default(),
         };
         rbac::prepare(&api.store);
@@ -161,6 +165,8 @@ struct Call<'a> {
     user: &'a str,
     /// All values of `ports`.
     ports: Vec<String>,
+    /// All values of `command`.
+    commands: Vec<String>,
     /// The connection, for what is no HTTP.
     upgrade: Option<OnUpgrade>,
 }
@@ -309,7 +315,8 @@ impl Api {
             query: &query,
             body: request.body(),
             user,
-            ports: portforward::named_ports(request.uri().query()),
+            ports: portforward::values(request.uri().query(), "ports"),
+            commands: portforward::values(request.uri().query(), "command"),
             upgrade: request.extensions().get().cloned(),
         };
         let mut answer = self.call(&call).unwrap_or_else(|failure| failed(call.headers, &failure));
@@ -341,13 +348,16 @@ impl Api {
     fn call(&self, call: &Call<'_>) -> Result<Response<Body>, Failure> {
         let info = call.info;
         let (namespace, name) = (info.namespace.as_str(), info.name.as_str());
-        if info.resource.starts_with("selfsubject") {
+        if info.resource.starts_with("selfsubject") || info.resource == "subjectaccessreviews" {
             return self.review(call);
         }
         if (info.resource.as_str(), info.subresource.as_str()) == ("pods", "portforward")
             && info.group.is_empty()
         {
             return self.port_forward(call);
+        }
+        if (info.resource.as_str(), info.subresource.as_str()) == ("pods", "exec") && info.group.is_empty() {
+            return self.execute(call);
         }
         let form = match Form::accepted(call.headers)? {
             // Who reads a list in pages reads the few fields that are encoded; `kubectl`'s own types want all of them.
@@ -784,7 +794,7 @@ impl Api {
                     "status": { "userInfo": { "username": call.user, "uid": call.user, "groups": groups } },
                 })
             }
-            "selfsubjectaccessreviews" => {
+            "selfsubjectaccessreviews" | "subjectaccessreviews" => {
                 let spec = &review["spec"];
                 let attributes = &spec["resourceAttributes"];
                 let text = |field: &str| attributes[field].as_str().unwrap_or_default();
@@ -795,12 +805,14 @@ impl Api {
                     namespace: text("namespace"),
                     name: text("name"),
                 };
-                let status = match self.reason(call.user, text("verb"), &target) {
+                let is_own = resource == "selfsubjectaccessreviews";
+                let user = if is_own { call.user } else { spec["user"].as_str().unwrap_or_default() };
+                let status = match self.reason(user, text("verb"), &target) {
                     Some(reason) => json!({ "allowed": true, "reason": reason }),
                     None => json!({ "allowed": false }),
                 };
                 json!({
-                    "kind": "SelfSubjectAccessReview",
+                    "kind": if is_own { "SelfSubjectAccessReview" } else { "SubjectAccessReview" },
                     "apiVersion": "authorization.k8s.io/v1",
                     "metadata": {},
                     "spec": spec,

@@ -90,12 +90,13 @@ impl Forwards {
     }
 }
 
-/// A pod that ports are forwarded to.
-struct Pod {
-    namespace: String,
-    name: String,
-    uid: String,
-    ip: Option<IpAddr>,
+/// A pod that ports are forwarded to, or that runs a command.
+#[derive(Clone, Debug)]
+pub(super) struct Pod {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) ip: Option<IpAddr>,
 }
 
 impl Api {
@@ -123,6 +124,10 @@ impl Api {
             Ok(upgrade) => upgrade.clone(),
             Err((code, problem)) => return Ok(super::text(code, problem)),
         };
+        // Servers from before the tunnelling of SPDY refuse `SPDY/3.1+portforward.k8s.io` like this.
+        if !offered(call.headers, PROTOCOL) {
+            return Ok(super::text(StatusCode::FORBIDDEN, "unable to negotiate a WebSocket subprotocol"));
+        }
         // Only for WebSockets: clients that speak SPDY name the ports in its streams.
         let ports = ports(call.ports.iter().map(String::as_str))?;
         let accept = call.headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
@@ -173,16 +178,24 @@ fn ports<'a>(named: impl Iterator<Item = &'a str>) -> Result<Vec<u16>, Failure> 
     named.into_iter().map(port).collect()
 }
 
+/// Whether one of a header's values is this.
+fn has(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// Whether the client can speak this subprotocol.
+pub(super) fn offered(headers: &HeaderMap, protocol: &str) -> bool {
+    has(headers, SEC_WEBSOCKET_PROTOCOL, protocol)
+}
+
 /// Checks what a client must send to open a WebSocket, and takes the connection.
-fn handshake<'a>(
+pub(super) fn handshake<'a>(
     method: &Method,
     headers: &HeaderMap,
     upgrade: Option<&'a OnUpgrade>,
 ) -> Result<&'a OnUpgrade, (StatusCode, &'static str)> {
-    let has = |name: HeaderName, wanted: &str| {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
-    };
+    let has = |name, wanted| has(headers, name, wanted);
     let upgrade = upgrade
         .filter(|_| has(CONNECTION, "upgrade"))
         .ok_or((StatusCode::BAD_REQUEST, "Upgrade request required"))?;
@@ -192,15 +205,11 @@ fn handshake<'a>(
     if !has(SEC_WEBSOCKET_VERSION, "13") {
         return Err((StatusCode::BAD_REQUEST, "unsupported WebSocket version"));
     }
-    // Servers from before the tunnelling of SPDY refuse `SPDY/3.1+portforward.k8s.io` like this.
-    if !has(SEC_WEBSOCKET_PROTOCOL, PROTOCOL) {
-        return Err((StatusCode::FORBIDDEN, "unable to negotiate a WebSocket subprotocol"));
-    }
     Ok(upgrade)
 }
 
 /// Waits until the pod is gone.
-async fn gone(store: &Store, pods: &'static Resource, pod: &Pod) {
+pub(super) async fn gone(store: &Store, pods: &'static Resource, pod: &Pod) {
     let mut revisions = store.subscribe();
     let mut seen = 0;
     loop {
@@ -349,10 +358,10 @@ async fn copy(
     }
 }
 
-/// The values of `ports` in a query, in order.
-pub(super) fn named_ports(query: Option<&str>) -> Vec<String> {
+/// The values of a parameter in a query, in order.
+pub(super) fn values(query: Option<&str>, parameter: &str) -> Vec<String> {
     let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    pairs.filter(|(name, _)| name == "ports").map(|(_, value)| value.into_owned()).collect()
+    pairs.filter(|(name, _)| name == parameter).map(|(_, value)| value.into_owned()).collect()
 }
 
 #[cfg(test)]
@@ -361,7 +370,7 @@ mod tests {
 
     #[test]
     fn reads_ports() {
-        let named = |query: &str| ports(named_ports(Some(query)).iter().map(String::as_str)).ok();
+        let named = |query: &str| ports(values(Some(query), "ports").iter().map(String::as_str)).ok();
         assert_eq!(named("ports=5000"), Some(vec![5000]));
         assert_eq!(named("ports=5000%2C5001&x=1&ports=80"), Some(vec![5000, 5001, 80]));
         assert_eq!(named("ports=0"), None);

@@ -81,6 +81,11 @@ impl Storage {
         self.entries(&tags_path(repository)).into_iter().collect()
     }
 
+    /// Removes a repository with all its links and says whether there was one.
+    pub fn delete_repository(&self, repository: &str) -> io::Result<bool> {
+        found(fs::remove_dir_all(self.file(&format!("{ROOT}/repositories/{repository}"))))
+    }
+
     /// The size of a blob that has data.
     #[must_use]
     pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
@@ -253,7 +258,7 @@ pub(super) fn link_path(link: Link, repository: &str, digest: &Digest) -> String
     format!("{}/{}/{}/link", links_path(link, repository), digest.algorithm(), digest.hex())
 }
 
-fn blob_path(digest: &Digest) -> String {
+pub(super) fn blob_path(digest: &Digest) -> String {
     let (algorithm, hex) = (digest.algorithm(), digest.hex());
     format!("{ROOT}/blobs/{algorithm}/{}/{hex}", hex.get(..2).unwrap_or_default())
 }
