@@ -235,6 +235,8 @@ fn under_an_operator_no_replica_takes_pushes_while_it_deletes_and_every_cache_is
     assert_eq!(fixture.object("configs")["spec"]["readOnly"], false, "as it was");
     assert!(meanwhile.is_disjoint(&uids(&fixture)), "a pod with a stale cache serves\n{ran}");
     let document = ran.json();
+    let schema: Value = serde_json::from_str(include_str!("../docs/schema/hard-prune-result.json")).unwrap();
+    jsonschema::validator_for(&schema).unwrap().validate(&document).unwrap();
     assert_eq!(document["readOnly"], "putBack");
     assert_eq!(document["deleted"]["blobCount"], fixture.orphans.len(), "{ran}");
     assert_eq!(document["deleted"]["bytes"], document["check"]["bytes"]);

@@ -8,6 +8,7 @@ use oc_prune_images::cache::commands::check::CacheCheck;
 use oc_prune_images::cache::commands::status::CacheStatus;
 use oc_prune_images::report::document::{PrunePlan, PruneResult};
 use oc_prune_images::report::explain::Explanation;
+use oc_prune_images::report::hard_prune::HardPruneResult;
 use oc_prune_images::report::usage::Usage;
 use oc_prune_images::report::what_if::WhatIf;
 use oc_prune_images::run::ImageVerification;
@@ -71,4 +72,9 @@ fn the_schema_of_the_usage_is_current() {
 #[test]
 fn the_schema_of_the_what_if_is_current() {
     check("what-if.json", &schema_of::<WhatIf>());
+}
+
+#[test]
+fn the_schema_of_the_hard_prune_is_current() {
+    check("hard-prune-result.json", &schema_of::<HardPruneResult>());
 }

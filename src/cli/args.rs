@@ -93,6 +93,7 @@ Commands:
   {program} cache check            Ask every replica for deleted blobs
   {program} cache flush            Remove deleted blobs from the registry's Redis
   {program} cache disable, enable  Switch the registry's caches off, and on again
+  {program} hard-prune             Delete from the storage what the API no longer knows of
   {program} completion             Complete the command line in shells, oc and kubectl
   {program} man                    Manual pages";
 

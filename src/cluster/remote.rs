@@ -21,7 +21,11 @@ use super::{
     forward::failed,
     request::{Failed, Retry, is_object_name},
 };
-use crate::{cause::Cause, text::sanitize};
+use crate::{
+    cause::Cause,
+    text::sanitize,
+    throttle::{Turn, Work},
+};
 
 /// The longest line that is kept whole, in bytes; of a longer one only the beginning is.
 const LINE: usize = 16 << 10;
@@ -82,7 +86,8 @@ impl Cluster {
         query.extend_pairs(command.iter().map(|word| ("command", word)));
         let query = query.finish();
         let (path, query) = (&path, &query);
-        self.attempts(Retry::Unsent, |login| async move { self.start(&login, path, query).await }).await
+        let attempt = |login| async move { self.start(&login, path, query).await };
+        self.attempts(Retry::Unsent, Work::Read, &mut Turn::free(), attempt).await
     }
 
     async fn start(&self, login: &Login, path: &str, query: &str) -> Result<Execution, Failed> {

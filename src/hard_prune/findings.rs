@@ -35,8 +35,8 @@ impl Findings {
                 self.repositories.insert(name);
             }
             Line::ManifestLink { repository, digest } => {
-                let link = (self.linked_in.intern(&repository), self.manifests.intern(&digest));
-                self.links.insert(link);
+                let repository = self.linked_in.intern(&repository);
+                self.links.insert((repository, self.manifests.intern(&digest)));
             }
             Line::Blob(digest) => {
                 self.blobs.intern(&digest);

@@ -167,9 +167,9 @@ pub async fn run(
     let script = format!("{RUN}{}", mode.word());
     let Target { namespace, pod, container, .. } = target;
     let command = ["/bin/sh", "-c", &script];
-    let begin = cluster.execute(namespace, pod, container.as_deref(), &command);
+    let starting = cluster.execute(namespace, pod, container.as_deref(), &command);
     let mut running = tokio::select! {
-        begun = begin => begun?,
+        begun = starting => begun?,
         stop = ended(stop) => return Ok(End::Stopped(stop)),
     };
     loop {
@@ -203,11 +203,10 @@ async fn ended(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
 pub async fn stop(cluster: &Cluster, target: &Target, mode: Mode) -> Result<(), String> {
     let command = ["/bin/sh", "-c", STOP, "sh", PROC, mode.word()];
     match short(cluster, target, &command).await {
-        Ok((0, _)) => Ok(()),
+        Ok((0, _)) | Err(Short::Gone) => Ok(()),
         Ok((code, said)) => {
             Err(format!("the command that ends it ended with exit code {code}: {}", brief(&said)))
         }
-        Err(Short::Gone) => Ok(()),
         Err(Short::Why(why)) => Err(why),
     }
 }

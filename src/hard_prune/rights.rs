@@ -1,5 +1,7 @@
 //! What has to hold before a hard prune: found out before anything is changed, each with the command that helps (I/O).
 
+use std::fmt::Write as _;
+
 use futures::future::join_all;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::cluster::{ApiRequest, Cluster};
 use crate::error::Failure;
 use crate::text::brief;
 
-/// A ClusterRole that gives the service account what it needs, and is there on every cluster.
+/// A `ClusterRole` that gives the service account what it needs, and is there on every cluster.
 const ROLES: [&str; 3] = ["system:image-pruner", "cluster-admin", "cluster-reader"];
 
 /// Something that has to hold.
@@ -75,11 +77,13 @@ pub async fn preconditions(
                 let what = format!("switch read-only mode ({})", state.set_in);
                 let mut holds = of_user("readOnly", cluster, &state.rights, &what).await;
                 if let Some(kept) = &state.kept {
-                    holds.message.push_str(&format!(
+                    // Writing to a `String` cannot fail.
+                    let _ = write!(
+                        holds.message,
                         "; it was switched on by {} at {}, and not put back",
                         brief(&kept.by),
                         brief(&kept.since)
-                    ));
+                    );
                 }
                 holds
             }

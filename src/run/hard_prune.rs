@@ -72,7 +72,7 @@ async fn check_and_prune(options: &HardPruneOptions, ui: &Arc<Ui>) -> Result<Exi
         Found::of(&check),
     );
     if !options.confirm {
-        finish_check(options, ui, &begun, &check, document);
+        finish_check(options, ui, &begun, &check, &document);
         return Ok(Exit::Done);
     }
     ui.message(&format!("Check: {}", report::hard_prune::counts(&check)));
@@ -202,9 +202,9 @@ fn finish_check(
     ui: &Arc<Ui>,
     begun: &Begun,
     check: &Findings,
-    document: HardPruneResult,
+    document: &HardPruneResult,
 ) {
-    report_end(options, ui, Mode::Check, check, &document);
+    report_end(options, ui, Mode::Check, check, document);
     if let Some(State { kept: Some(kept), .. }) = begun.left_on() {
         ui.warning(&format!(
             "the registry is read-only since {}: {} has switched that on, and not put it back",
@@ -330,7 +330,7 @@ impl Confirmed<'_> {
         tell_problems(ui, &deleted);
         let cache = self.finish(&state, &holder, &deleted, goes_on).await;
         ui.before_abort(None);
-        self.report(deleted, cache, stopped)
+        self.report(&deleted, cache, stopped)
     }
 
     /// Ends hard prunes that nobody waits for.
@@ -510,10 +510,10 @@ impl Confirmed<'_> {
         outcome
     }
 
-    fn report(mut self, deleted: Findings, cache: CacheOutcome, stopped: Option<Stop>) -> Exit {
+    fn report(mut self, deleted: &Findings, cache: CacheOutcome, stopped: Option<Stop>) -> Exit {
         let (options, ui, begun, failures) = (self.options, self.ui, &self.begun, &self.failures);
         let exit = exit_of(failures, &cache, stopped);
-        self.document.deleted = Some(Found::of(&deleted));
+        self.document.deleted = Some(Found::of(deleted));
         self.document.interrupted = stopped.map(Stop::name);
         self.document.failures = failures.iter().map(|failure| failure.message.clone()).collect();
         self.document.failures.extend(deleted.problems.iter().cloned());
@@ -522,7 +522,7 @@ impl Confirmed<'_> {
         let repeat = cache.repeat.clone().unwrap_or_default();
         let told = report::cache::report(&cache, &repeat, &restart);
         self.document.cache = Some(cache);
-        report_end(options, ui, Mode::Delete, &deleted, &self.document);
+        report_end(options, ui, Mode::Delete, deleted, &self.document);
         for line in &told.lines {
             ui.message(line);
         }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
-use sandbox::api::{Rule, Store, pruner_and, timestamp};
+use sandbox::api::{REGISTRY_ACCOUNT, Rule, Store, pruner_and, timestamp};
 use sandbox::example::Example;
 use sandbox::fault::{Action, Answer, Fault};
 use sandbox::log::Server;
@@ -60,7 +60,7 @@ impl Session {
                 config.sandbox = config.sandbox.deny("pruner", "list", "batch", "cronjobs");
             }
             "deletion is disabled" => config.registry.get_or_insert_default().delete_enabled = false,
-            "an operator manages the registry" | "an operator runs the registry" => {
+            "an operator manages the registry" | "an operator runs the registry" | "hard prune can run" => {
                 config.operator = Some(Operator::default());
             }
             "seen from outside" | "seen from outside, where there is a route" => {
@@ -90,6 +90,14 @@ impl Session {
         let (store, faults) = (cluster.sandbox().store(), cluster.sandbox().faults());
         let kubeconfig = self.home.path().join(".kube/config");
         match scene {
+            "hard prune can run" => {
+                example();
+                let images = Rule::new(&["list"], &["image.openshift.io"], &["images"]);
+                cluster.sandbox().access().grant(REGISTRY_ACCOUNT, images);
+                for image in store.list("images") {
+                    store.delete("images", "", image["metadata"]["name"].as_str().unwrap_or_default());
+                }
+            }
             "example" | "deletion is disabled" | "an operator runs the registry" | "seen from outside" => {
                 example();
             }

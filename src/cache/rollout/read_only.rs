@@ -108,8 +108,8 @@ pub struct ReadOnly<'a> {
 impl<'a> ReadOnly<'a> {
     /// The registry at this place; each rollout may take `timeout`.
     #[must_use]
-    pub fn new(cluster: &'a Cluster, place: &Place, timeout: Duration, pace: Pace) -> Self {
-        Self { cluster, place: place.clone(), timeout, pace }
+    pub fn new(cluster: &'a Cluster, place: &Place, timeout: Duration, patience: Pace) -> Self {
+        Self { cluster, place: place.clone(), timeout, pace: patience }
     }
 
     async fn open<'t>(&'t self, tell: Tell<'t>) -> Result<Opened<'t>, Failure> {

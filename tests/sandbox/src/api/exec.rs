@@ -212,12 +212,7 @@ impl Execs {
     }
 
     /// Starts a process; its exit code comes at its end.
-    fn start(
-        &self,
-        pod: &str,
-        start: Start,
-        pod_gone: BoxFuture<'static, ()>,
-    ) -> Option<(mpsc::Receiver<(u8, String)>, tokio::task::JoinHandle<u8>)> {
+    fn start(&self, pod: &str, start: &Start, pod_gone: BoxFuture<'static, ()>) -> Option<Started> {
         let (kill, mut killed) = watch::channel(None);
         let (program, id) = {
             let mut state = lock(&self.state);
@@ -247,6 +242,9 @@ impl Execs {
         Some((output, task))
     }
 }
+
+/// What a process writes, and its exit code.
+type Started = (mpsc::Receiver<(u8, String)>, tokio::task::JoinHandle<u8>);
 
 /// What a command line means in the registry's image.
 #[derive(Debug, PartialEq, Eq)]
@@ -431,7 +429,7 @@ impl Running {
                     let log_level = own.unwrap_or(log_level);
                     let watched = pod.clone();
                     let pod_gone = async move { gone(&store, pods, &watched).await }.boxed();
-                    match execs.start(&pod.uid, Start { delete, log_level, account }, pod_gone) {
+                    match execs.start(&pod.uid, &Start { delete, log_level, account }, pod_gone) {
                         None => Err(format!(
                             "Internal error occurred: error executing command in container: {PROGRAM}: no such file or directory"
                         )),
