@@ -6,8 +6,8 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::cluster::names;
@@ -472,6 +472,127 @@ fn a_signal_ends_the_run_after_what_is_in_flight() {
         assert_eq!(document["result"]["deleted"]["blobs"], changes.blobs.len(), "{ran}");
         assert_eq!(changes.images.len(), 1, "only the image that was begun goes\n{ran}");
     }
+}
+
+/// Counts how many deletions are on their way at once, each of which takes a while; the most, and how many there were.
+fn count(cluster: &Cluster, path: &str) -> impl Fn() -> (usize, usize) {
+    let counts = Arc::new(Mutex::new((0_usize, 0_usize, 0_usize)));
+    let counting = Arc::clone(&counts);
+    let hook = Action::hook(move || {
+        {
+            let (now, most, all) = &mut *counting.lock().unwrap();
+            *now += 1;
+            *most = (*most).max(*now);
+            *all += 1;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        counting.lock().unwrap().0 -= 1;
+    });
+    fault(cluster, Method::DELETE, path, hook);
+    move || {
+        let (_, most, all) = *counts.lock().unwrap();
+        (most, all)
+    }
+}
+
+/// So many images that nothing uses, each with layers of its own.
+fn orphans(number: usize) -> Vec<Value> {
+    let each = (0..number).map(|number| {
+        let layers = [format!("layer {number}"), format!("other layer {number}")];
+        image(&format!("orphan {number}"), &[&layers[0], &layers[1]])
+    });
+    each.collect()
+}
+
+#[test]
+fn no_more_requests_are_on_their_way_than_the_user_says() {
+    let cluster = Cluster::of(orphans(10));
+    let counted = count(&cluster, "");
+    cluster.prune(&[KEEP_ONE, "--num-workers=3"]).exits(0);
+    assert_eq!(counted(), (3, 50));
+    assert!(cluster.images().is_empty());
+}
+
+#[test]
+fn without_a_number_more_requests_are_on_their_way_as_long_as_the_servers_keep_up() {
+    let cluster = Cluster::of(orphans(60));
+    let counted = count(&cluster, ADMIN_BLOBS);
+    cluster.prune(&[KEEP_ONE]).exits(0);
+    let (most, all) = counted();
+    assert!(most > 5, "{most}");
+    assert_eq!(all, 240);
+}
+
+#[test]
+fn a_server_that_wants_to_be_left_alone_is_and_the_other_one_is_not() {
+    let cluster = Cluster::of(orphans(10));
+    let busy = Action::Answer(Answer::too_many_requests(1));
+    let id = cluster.sandbox.faults().add(Fault::new(busy).path(ADMIN_BLOBS).skip(5).times(1));
+    let ran = cluster.prune(&[KEEP_ONE, "--num-workers=1"]).exits(0);
+    assert_eq!(cluster.sandbox.faults().hits(id), 1, "{ran}");
+    let asked = cluster.sandbox.request_log().filter(|entry| entry.method == Method::DELETE);
+    let refused = asked.iter().position(|entry| entry.status == Some(StatusCode::TOO_MANY_REQUESTS)).unwrap();
+    let blobs = |entry: &&sandbox::log::Entry| entry.path.starts_with("/admin/blobs/");
+    let next = asked[refused + 1..].iter().find(blobs).unwrap();
+    assert!(next.at.duration_since(asked[refused].at) >= Duration::from_secs(1), "{ran}");
+    assert!(cluster.images().is_empty());
+}
+
+#[test]
+fn an_image_that_waits_for_another_keeps_nobody_waiting() {
+    let mut objects = orphans(3);
+    for name in ["first", "second", "third"] {
+        objects.push(image(name, &["shared"]));
+    }
+    let cluster = Cluster::of(objects);
+    let slow = image_object("first");
+    let Gate { arrived, open } = gate(&cluster, Method::DELETE, &slow);
+    let running = cluster.confirmed(&[KEEP_ONE, "--num-workers=2"]).start();
+    arrived.recv_timeout(PATIENCE).unwrap();
+    // One that names the shared layer has to wait, and does so without a turn.
+    let begun = std::time::Instant::now();
+    while cluster.images().len() > 2 && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(cluster.images().len(), 2);
+    assert!(cluster.has_blob(&digest("shared")));
+    open.send(()).unwrap();
+    running.wait().exits(0);
+    assert!(cluster.images().is_empty() && !cluster.has_blob(&digest("shared")));
+}
+
+#[test]
+fn a_stream_that_is_tried_again_keeps_nobody_waiting() {
+    let cluster = Cluster::of(shop());
+    let conflict = || Action::Answer(Answer::kubernetes(StatusCode::CONFLICT, "Conflict", "it changed"));
+    let web = cluster.sandbox.faults().add(Fault::new(conflict()).path(WEB_STATUS).times(3));
+    let ran = cluster.prune(&[KEEP_ONE, "--num-workers=1"]).exits(0);
+    assert_eq!(cluster.sandbox.faults().hits(web), 3);
+    let updates = cluster.sandbox.request_log().filter(|entry| entry.method == Method::PUT);
+    let of_api = updates.iter().position(|entry| entry.path.contains("/imagestreams/api/")).unwrap();
+    assert!(of_api + 1 < updates.len(), "the other one was made before the last try\n{ran}");
+}
+
+#[test]
+fn what_frees_most_goes_first() {
+    let mut objects = orphans(4);
+    for (object, sizes) in objects.iter_mut().zip([[10, 20], [5000, 1], [7, 700], [300, 300]]) {
+        for (layer, size) in object["dockerImageLayers"].as_array_mut().unwrap().iter_mut().zip(sizes) {
+            layer["size"] = size.into();
+        }
+        object["dockerImageMetadata"]["Size"] = 1.into();
+    }
+    let cluster = Cluster::of(objects);
+    cluster.prune(&[KEEP_ONE, "--num-workers=1"]).exits(0);
+    let asked = cluster.sandbox.request_log().filter(|entry| entry.method == Method::DELETE);
+    let places = |names: &[&str]| -> Vec<usize> {
+        let at = |name: &&str| asked.iter().position(|entry| entry.path.ends_with(&digest(name))).unwrap();
+        names.iter().map(at).collect()
+    };
+    let begun = places(&["layer 1", "other layer 2", "layer 3", "other layer 0"]);
+    assert!(begun.is_sorted(), "{begun:?}");
+    let of_one = places(&["other layer 2", "layer 2", "orphan 2"]);
+    assert!(of_one.is_sorted(), "{of_one:?}");
 }
 
 #[test]
