@@ -322,7 +322,10 @@ fn hyphenated(uid: u128) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::plan::{Keep, Rules, decide};
 
     #[test]
     fn a_uid_reads_as_it_was_written() {
@@ -330,5 +333,77 @@ mod tests {
             hyphenated(0x8ded_3349_5a58_434c_8a04_7de8_9a82_4d07),
             "8ded3349-5a58-434c-8a04-7de89a824d07"
         );
+    }
+
+    fn digest(number: usize) -> String {
+        format!("sha256:{number:064x}")
+    }
+
+    proptest! {
+        /// Images, by the layers that they name; some cannot be deleted. They are begun and go on in any order.
+        #[test]
+        fn a_blob_goes_once_and_only_after_all_others_that_name_it(
+            layers in proptest::collection::vec(proptest::collection::btree_set(0_usize..8, 0..5), 1..10),
+            fails in any::<[bool; 10]>(),
+            choices in proptest::collection::vec(any::<bool>(), 100),
+        ) {
+            let mut inventory = Inventory::default();
+            for (number, layers) in layers.iter().enumerate() {
+                let image = Image::named(inventory.names.intern(&digest(100 + number)));
+                let layers: Vec<Id> = layers.iter().map(|layer| inventory.names.intern(&digest(*layer))).collect();
+                inventory.images.push(image, &layers, &[]);
+            }
+            let keep = Keep::Recent { tag_revisions: 1, cutoff: i128::MAX };
+            let rules = Rules { keep, all: true, namespace: None, prune_registry: true };
+            let decisions = decide(&inventory, &rules).images;
+            let (schedule, mut ready) = Schedule::new(&inventory, &decisions);
+            let mut order: Vec<usize> = schedule.order.iter().map(|position| *position as usize).collect();
+            prop_assert_eq!(order.len(), layers.len());
+
+            let (mut deleted, mut done) = (Vec::new(), vec![None; layers.len()]);
+            let mut open: Vec<(usize, Option<Begun>)> = Vec::new();
+            let mut choices = choices.into_iter().cycle();
+            while done.contains(&None) {
+                if choices.next() == Some(true) && !order.is_empty() {
+                    open.push((order.remove(0), None));
+                }
+                while let Ok((position, begun)) = ready.try_recv() {
+                    open.push((position, Some(begun)));
+                }
+                prop_assert!(!open.is_empty() || !order.is_empty(), "all wait for each other");
+                if open.is_empty() || choices.next() == Some(true) {
+                    continue;
+                }
+                let next = if choices.next() == Some(true) { 0 } else { open.len() - 1 };
+                let (position, begun) = open.remove(next);
+                let (alone, last) = schedule.blobs(&inventory, position, &decisions[position]);
+                if begun.is_none() {
+                    deleted.extend(alone);
+                    if schedule.waits(position, Begun { any: true, all_gone: true }) {
+                        continue;
+                    }
+                }
+                for blob in last {
+                    let others = (0..layers.len())
+                        .filter(|other| *other != position && named_blobs(&inventory, *other).any(|named| named == blob));
+                    let all_gone = others.map(|other| done[other]).all(|done| done == Some(true));
+                    prop_assert_eq!(schedule.is_needed(blob), !all_gone);
+                    if all_gone {
+                        deleted.push(blob);
+                    }
+                }
+                done[position] = Some(!fails[position]);
+                schedule.done(&inventory, position, !fails[position]);
+            }
+            let names = (0..8).chain(100..100 + layers.len());
+            for blob in names.filter_map(|number| inventory.names.find(&digest(number))) {
+                let naming = (0..layers.len())
+                    .filter(|position| named_blobs(&inventory, *position).any(|named| named == blob))
+                    .collect::<Vec<_>>();
+                let holder = naming.iter().max();
+                let goes = naming.iter().all(|position| Some(position) == holder || !fails[*position]);
+                prop_assert_eq!(deleted.iter().filter(|gone| **gone == blob).count(), usize::from(goes));
+            }
+        }
     }
 }
