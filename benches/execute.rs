@@ -57,7 +57,7 @@ fn main() {
     );
     println!("{images} images, {} deletions in the registry, {LATENCY:?} each\n", images * BLOBS);
     println!(
-        "| run | deletions | at once on average (API + registry) | at most | refused | time | requests × latency ÷ concurrency | ratio | CPU | peak memory |"
+        "| run | at once on average (API + registry) | at most | refused | latency as served | time | requests × that ÷ concurrency | ratio | CPU | peak memory |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for row in rows {
@@ -187,6 +187,8 @@ fn measure(images: usize, name: &str, number: Option<usize>, bound: usize) {
     let (cpu, memory) = run(command.spawn().unwrap());
 
     let both = [&at_api, &at_registry];
+    let latency = both.iter().map(|slow| slow.spent.load(Relaxed) as f64 / 1e6).sum::<f64>();
+    let latency = latency / (images * (1 + BLOBS)) as f64;
     let done: Vec<usize> = both.iter().map(|slow| slow.done.load(Relaxed)).collect();
     assert_eq!(done, [images, images * BLOBS], "{name}");
     let times = both.map(|slow| slow.times.lock().unwrap().unwrap());
@@ -198,18 +200,18 @@ fn measure(images: usize, name: &str, number: Option<usize>, bound: usize) {
     let most = both.map(|slow| slow.most.load(Relaxed));
     // With a number it is that of all requests; without, each server has its own, and the registry has the most to do.
     let ideal = match number {
-        Some(number) => (images * (1 + BLOBS)) as f64 * LATENCY.as_secs_f64() / number.min(bound) as f64,
-        None => (images * BLOBS) as f64 * LATENCY.as_secs_f64() / bound.min(64) as f64,
+        Some(number) => (images * (1 + BLOBS)) as f64 * latency / number.min(bound) as f64,
+        None => (images * BLOBS) as f64 * latency / bound.min(64) as f64,
     };
     println!(
-        "| {name} | {} | {:.1} + {:.1} | {} + {} | {} + {} | {wall:.2} s | {ideal:.2} s | {:.2} | {cpu:.1} s | {memory} MiB |",
-        done.iter().sum::<usize>(),
+        "| {name} | {:.1} + {:.1} | {} + {} | {} + {} | {:.1} ms | {wall:.2} s | {ideal:.2} s | {:.2} | {cpu:.1} s | {memory} MiB |",
         average[0],
         average[1],
         most[0],
         most[1],
         at_api.refused.load(Relaxed),
         at_registry.refused.load(Relaxed),
+        latency * 1e3,
         wall / ideal,
     );
     drop((front, registry));
