@@ -100,7 +100,7 @@ impl Slow {
         let is_refused = in_flight > self.bound;
         if !is_refused {
             // The timer counts in milliseconds and rounds up: half a millisecond on average.
-            tokio::time::sleep(LATENCY - Duration::from_micros(500)).await;
+            tokio::time::sleep(LATENCY.saturating_sub(Duration::from_micros(500))).await;
         }
         self.in_flight.fetch_sub(1, Relaxed);
         if is_refused {

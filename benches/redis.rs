@@ -36,9 +36,9 @@ fn main() {
     std::fs::write(&result, document()).unwrap();
     println!("{PRUNED} pruned blobs; each has 2 keys and a place in a set\n");
     println!(
-        "| keys | `cache flush --from` | the same as a dry run | `redis-cli --scan … \\| xargs redis-cli unlink` |"
+        "| keys | `cache flush --from` | the same as a dry run | in Redis, each UNLINK | `redis-cli --scan … \\| xargs redis-cli unlink` |"
     );
-    println!("| --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- |");
     let mut times = Vec::new();
     for keys in [FEW, many] {
         let server = Server::start(&[]);
