@@ -37,7 +37,9 @@ const KEPT: &str = "prune-images/read-only-before";
 fn rules() -> Vec<Rule> {
     let deployment = Rule::new(&["get", "update"], &["apps"], &["deployments"]).in_namespace(NAMESPACE);
     let reviews = Rule::new(&["create"], &["authorization.k8s.io"], &["subjectaccessreviews"]);
+    let layers = Rule::new(&["get"], &["image.openshift.io"], &["imagestreams/layers"]);
     vec![
+        layers,
         executor(),
         operator_configurator(),
         deployment.named(&["image-registry"]),
@@ -95,7 +97,9 @@ impl Fixture {
     fn plugin(&self, args: &[&str]) -> Plugin {
         let plugin = Plugin::new();
         let kubeconfig = self.site.cluster.kubeconfig(plugin.home(), USER);
-        plugin.arg("hard-prune").arg("--kubeconfig").arg(kubeconfig).args(args)
+        let plugin = plugin.file("ca.crt", self.site.cluster.sandbox().ca_pem());
+        let trust = "--certificate-authority=ca.crt";
+        plugin.arg("hard-prune").arg("--kubeconfig").arg(kubeconfig).arg(trust).args(args)
     }
 
     fn execs(&self) -> &Execs {
@@ -241,6 +245,9 @@ fn under_an_operator_no_replica_takes_pushes_while_it_deletes_and_every_cache_is
     assert_eq!(document["deleted"]["blobCount"], fixture.orphans.len(), "{ran}");
     assert_eq!(document["deleted"]["bytes"], document["check"]["bytes"]);
     assert_eq!(document["cache"]["replaced"].as_array().unwrap().len(), 2, "{ran}");
+    let check = &document["cache"]["check"];
+    assert_eq!((&check["replicas"], &check["stale"]), (&json!(2), &Value::Null), "{check}");
+    assert!(check["clean"].as_u64() > Some(50), "{check}");
     fixture.is_well(None, &ran);
     // Once more there is nothing, and nothing is switched for it.
     let changes = fixture.changes();

@@ -3,10 +3,13 @@
 //! Evicted once the data is gone and before any replica is restarted: a replica that starts fills up from Redis. And once
 //! more when the last old replica has ended: one that had looked at a blob just before it was deleted may have put it back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::check::{self, CheckOutcome, Extent, Mend, Question};
 use super::choose::SharedRedis;
-use super::detect::Discovery;
+use super::commands::{ClusterAccess, Session};
+use super::detect::{Discovery, discover};
 use super::outcome::RedisOutcome;
 use super::redis::{
     Doomed, Event, Evicted, Layout, Redis, RedisAddress, RedisFailure, RedisOptions, Selection,
@@ -15,6 +18,10 @@ use super::step::{dialer, redis_access};
 use crate::cluster::Cluster;
 use crate::error::Failure;
 use crate::text::printable;
+use crate::ui::Ui;
+
+/// Of how many blobs a sample is taken.
+const MOST: usize = 2_000;
 
 /// The Redis that the replicas share, ready to forget.
 pub struct Forgetting {
@@ -119,4 +126,35 @@ impl Forgetting {
         };
         (outcome, self.failure.as_ref().map(|failure| failure.hints(&self.address)).unwrap_or_default())
     }
+}
+
+/// Asks every replica for some of these blobs, in each of these repositories: a hard prune does not say where a blob was.
+///
+/// # Errors
+/// Why none can be asked, in one line.
+pub async fn ask_for_deleted(
+    cluster: &Cluster,
+    access: &ClusterAccess,
+    ui: &Arc<Ui>,
+    blobs: impl Iterator<Item = String>,
+    repositories: &BTreeSet<String>,
+) -> Result<CheckOutcome, String> {
+    let mut questions: Vec<Question> = Vec::new();
+    for digest in blobs.take(MOST) {
+        let digest = &digest;
+        questions.extend(
+            repositories
+                .iter()
+                .take(MOST / 100)
+                .map(|repository| Question { repository: repository.clone(), digest: digest.clone() }),
+        );
+    }
+    if questions.is_empty() {
+        return Err("no repository of what was deleted is known".to_owned());
+    }
+    let session = Session { cluster: cluster.clone(), found: discover(cluster, &access.place).await };
+    let evictor = session.replicas(access, ui).await.map_err(|failure| failure.message)?;
+    let all = questions.len();
+    let chosen = check::select(Extent::Sample, questions, &mut fastrand::Rng::new());
+    Ok(check::ask(&evictor, &chosen, all, Mend::No).await)
 }

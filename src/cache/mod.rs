@@ -21,7 +21,7 @@ mod step;
 pub use check::{CheckOutcome, Extent, Stale, StaleCache};
 pub use choose::{Memory, Reach, ReplicaStep, SharedRedis, Situation, Strategy};
 pub use foresee::plan as foreseen_plan;
-pub use forget::{Forget, Forgetting};
+pub use forget::{Forget, Forgetting, ask_for_deleted};
 pub use input::{InputError, digests, result_document};
 pub use outcome::{CacheOutcome, CachePlan, RedisOutcome};
 pub use step::{CacheEvent, CacheOptions, CacheStep, StepOption, Tell};

@@ -5,17 +5,14 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::{
-    connection::ConnectionArgs,
+    cluster::ClusterArgs,
     parse::Invocation,
-    place::PlaceArgs,
     redis::RedisArgs,
     running::WritingArgs,
     subcommand::{CommonArgs, FORMATS, ReportArgs, Subcommand},
     validate::{self, NO_LIMIT, nonempty, switch, timeout},
 };
-use crate::{
-    cache::rollout::Pace, cluster::ConnectionOptions, error::Failure, hard_prune::HardPruneOptions, text,
-};
+use crate::{cache::rollout::Pace, error::Failure, hard_prune::HardPruneOptions, text};
 
 /// `--cache-timeout` unless it is given.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -67,7 +64,7 @@ pub(super) struct HardPruneArgs {
     output: Option<String>,
 
     #[command(flatten)]
-    place: PlaceArgs,
+    cluster: ClusterArgs,
 
     #[command(flatten)]
     redis: RedisArgs,
@@ -80,9 +77,6 @@ pub(super) struct HardPruneArgs {
 
     #[command(flatten)]
     common: CommonArgs,
-
-    #[command(flatten)]
-    connection: ConnectionArgs,
 }
 
 const AFTER: &str = "\
@@ -120,20 +114,20 @@ impl Subcommand for HardPruneArgs {
         let rollout_timeout = timeout("--cache-timeout", self.cache_timeout.as_deref(), TIMEOUT)?;
         let output = validate::output_of(self.output.as_deref(), &FORMATS)?;
         let verbosity = self.common.verbosity()?;
-        let place = self.place.place()?;
-        let connection =
-            ConnectionOptions { field_manager: self.writing.field_manager()?, ..self.connection.options()? };
+        let field_manager = self.writing.field_manager()?;
+        let mut access = self.cluster.access()?;
+        access.connection.field_manager = field_manager;
         let redis = self.redis.options()?;
         let flags = format!(
-            "{}{}{}{}",
-            place.flags(),
+            "{}{}{}{}{}",
+            access.place.flags(),
+            access.registry.flags(),
             redis.flags,
             text::flags([("--cache-timeout", nonempty(self.cache_timeout))]),
-            connection.writing_flags()
+            access.connection.writing_flags()
         );
         Ok(Invocation::HardPrune(Box::new(HardPruneOptions {
-            connection,
-            place,
+            access,
             redis,
             confirm,
             restore,

@@ -17,19 +17,16 @@ pub use output::{Line, read};
 pub use process::{End, Mode, Other, Target, others, run, stop, target};
 pub use rights::{Precondition, may_execute, preconditions};
 
-use crate::cache::detect::Place;
+use crate::cache::commands::ClusterAccess;
 use crate::cache::redis::RedisOptions;
 use crate::cache::rollout::Pace;
 use crate::cli::OutputFormat;
-use crate::cluster::ConnectionOptions;
 
 /// Everything that `hard-prune` was asked for.
 #[derive(Debug, Clone)]
 pub struct HardPruneOptions {
-    /// Which cluster, and as whom.
-    pub connection: ConnectionOptions,
-    /// Where the registry runs.
-    pub place: Place,
+    /// Which cluster, and as whom; where the registry runs, and how to trust its replicas.
+    pub access: ClusterAccess,
     /// `--redis-…`.
     pub redis: RedisOptions,
     /// `--confirm`: delete, rather than check.

@@ -6,6 +6,7 @@
 //! nobody can push, before the first replica is restarted, which would fill up from it; then putting read-only mode back
 //! restarts every replica, and empties their own caches.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use super::write_document;
 use crate::cache::detect::{Discovery, discover};
 use crate::cache::rollout::read_only::{Back, Holder, ReadOnly, State};
 use crate::cache::rollout::{self, Progress, Restart, Restarted};
-use crate::cache::{CacheOutcome, CachePlan, Forget, Forgetting, ReplicaStep};
+use crate::cache::{self, CacheOutcome, CachePlan, Forget, Forgetting, ReplicaStep};
 use crate::cli::OutputFormat;
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
@@ -33,6 +34,9 @@ use crate::report::hard_prune::{Found, HardPruneResult, ReadOnlyOutcome};
 use crate::report::{self, printable};
 use crate::text::sanitize;
 use crate::ui::{Bar, Ui};
+
+/// In how many links' repositories replicas are asked.
+const ASKED: usize = 100;
 
 /// How often hard prune is begun again after its connection broke.
 const ATTEMPTS: usize = 3;
@@ -111,8 +115,8 @@ impl Begun {
 
 /// Connects, finds the registry, and finds out what holds. What a confirmed run needs ends it here.
 async fn begin(options: &HardPruneOptions, ui: &Arc<Ui>) -> Result<Begun, Failure> {
-    let cluster = look::connect(&options.connection, ui).await?;
-    let found = discover(&cluster, &options.place).await;
+    let cluster = look::connect(&options.access.connection, ui).await?;
+    let found = discover(&cluster, &options.access.place).await;
     let may_execute = may_execute(&cluster, &found).await;
     if may_execute.holds == Some(false) {
         return Err(may_execute.failure());
@@ -499,15 +503,37 @@ impl Confirmed<'_> {
             outcome.redis_eviction = Some(told);
             outcome.hints.extend(hints);
         }
+        if has_deleted && outcome.failure.is_none() {
+            self.ask(deleted, &mut outcome).await;
+        }
         if outcome.may_lie() {
             outcome.repeat = Some(format!(
                 "{} cache flush --all{}{}",
                 options.program,
                 options.redis.flags,
-                options.place.flags() + &options.connection.flags()
+                options.access.place.flags() + &options.access.connection.flags()
             ));
         }
         outcome
+    }
+
+    /// Asks the replicas that serve now for some of what was deleted. Who may not ask, or cannot reach them, goes by the
+    /// restart alone.
+    async fn ask(&self, deleted: &Findings, outcome: &mut CacheOutcome) {
+        let Self { options, ui, begun, .. } = self;
+        let repositories: BTreeSet<String> =
+            deleted.manifest_links().map(|(repository, _)| repository).take(ASKED).collect();
+        let asked =
+            cache::ask_for_deleted(&begun.cluster, &options.access, ui, deleted.blobs(), &repositories).await;
+        match asked {
+            Ok(check) => {
+                for (replica, digests) in check.stale_by_replica() {
+                    outcome.stale.entry(replica).or_default().extend(digests);
+                }
+                outcome.check = Some(check);
+            }
+            Err(why) => ui.message(&format!("Cache step: not checked: {}", printable(&why))),
+        }
     }
 
     fn report(mut self, deleted: &Findings, cache: CacheOutcome, stopped: Option<Stop>) -> Exit {

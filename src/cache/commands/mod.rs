@@ -3,6 +3,7 @@
 mod session;
 
 pub use session::ClusterAccess;
+pub(super) use session::Session;
 
 pub mod check;
 pub mod flush;

@@ -37,11 +37,11 @@ impl ClusterAccess {
 
 /// A cluster, and its registry as it was found.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(in crate::cache) struct Session {
     /// The API server.
-    pub(super) cluster: Cluster,
+    pub(in crate::cache) cluster: Cluster,
     /// The registry.
-    pub(super) found: Discovery,
+    pub(in crate::cache) found: Discovery,
 }
 
 impl Session {
@@ -57,7 +57,11 @@ impl Session {
     ///
     /// # Errors
     /// There is no token, the pods cannot be listed, or none was found.
-    pub(super) async fn replicas(&self, access: &ClusterAccess, ui: &Arc<Ui>) -> Result<Evictor, Failure> {
+    pub(in crate::cache) async fn replicas(
+        &self,
+        access: &ClusterAccess,
+        ui: &Arc<Ui>,
+    ) -> Result<Evictor, Failure> {
         let Self { cluster, found } = self;
         let url = match &access.registry.url {
             Some(url) => url.clone(),
