@@ -148,6 +148,7 @@ impl Fixture {
         let stale = self.site.stale(&self.orphans, &repositories, redis);
         assert!(stale.is_empty(), "{stale:#?}\n{ran}");
         self.site.kept_is_whole(ran);
+        assert_eq!(self.execs().unguarded(), 0, "deleted while a replica took pushes\n{ran}");
         assert!(!self.is_read_only(), "still read-only\n{ran}");
         assert!(self.execs().processes().is_empty(), "{:?}\n{ran}", self.execs().processes());
         for resource in ["deployments", "configs"] {
@@ -197,7 +198,11 @@ fn a_check_names_every_orphan_and_changes_nothing() {
     for condition in document["preconditions"].as_array().unwrap() {
         assert_eq!(condition["holds"], true, "{condition}");
     }
-    let text = fixture.plugin(&[]).run().exits(0);
+    let directory = tempfile::tempdir().unwrap();
+    let page = directory.path().join("page.html");
+    let text = fixture.plugin(&[]).arg("--report").arg(&page).run().exits(0);
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("Would delete blob: ") && page.contains("Would free up "), "{page}");
     for orphan in &fixture.orphans {
         assert!(text.stdout.contains(&format!("Would delete blob: {orphan}\n")), "{orphan}\n{text}");
     }
@@ -346,6 +351,40 @@ fn after_a_kill_the_next_run_ends_what_goes_on_and_puts_back_what_was_switched()
         }
         fixture.is_well(None, &ran);
     }
+}
+
+#[test]
+fn a_kill_in_mid_rollout_leaves_nothing_that_restore_does_not_put_back() {
+    let fixture = Fixture::managed();
+    for said in [
+        "Read-only mode: waiting for the operator",
+        "Read-only mode: on; serving",
+        "Read-only mode: putting it back",
+    ] {
+        let running = fixture.plugin(&["--confirm"]).start();
+        running.wait_until_it_says(said);
+        running.signal("KILL");
+        running.wait();
+        let ran = fixture.plugin(&["--restore", "--confirm", "--take-over"]).run().exits(0);
+        assert!(fixture.execs().processes().is_empty(), "{said}\n{ran}");
+        let settled = fixture.site.cluster.wait_for_rollout(Duration::from_secs(20));
+        assert!(fixture.site.cluster.block_on(settled), "{said}\n{ran}");
+        assert!(!fixture.is_read_only(), "{said}\n{ran}");
+        assert_eq!(fixture.object("configs")["spec"]["readOnly"], false, "{said}\n{ran}");
+        // What was deleted is pushed again for the next one.
+        fixture.site.pushes_are_whole_again(&mut Rng::with_seed(9), &ran);
+        for name in ["again-0", "again-1"] {
+            fixture.site.cluster.sandbox().store().delete("imagestreams", "load", name);
+        }
+        for image in fixture.site.cluster.sandbox().store().list("images") {
+            let image = image["metadata"]["name"].as_str().unwrap();
+            if fixture.site.kept.iter().all(|(_, kept)| kept.as_str() != image) {
+                fixture.site.cluster.sandbox().store().delete("images", "", image);
+            }
+        }
+    }
+    let ran = fixture.plugin(&["--confirm"]).run().exits(0);
+    fixture.is_well(None, &ran);
 }
 
 #[test]

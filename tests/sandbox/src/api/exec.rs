@@ -75,6 +75,11 @@ impl Output {
         self.line(STDERR, line.into()).await;
     }
 
+    /// Notes that something is deleted while a pod may take pushes.
+    pub fn note_unguarded(&self) {
+        lock(&self.execs.state).unguarded += 1;
+    }
+
     async fn line(&self, channel: u8, line: String) {
         // Where nobody reads any more, it goes nowhere.
         let _ = self.lines.send((channel, line + "\n")).await;
@@ -110,6 +115,7 @@ struct State {
     ends_with_connection: bool,
     protocols: Vec<&'static str>,
     deaf: bool,
+    unguarded: usize,
 }
 
 /// The processes in pods, and what tests do to them; clones share everything.
@@ -177,6 +183,12 @@ impl Execs {
     #[must_use]
     pub fn processes(&self) -> Vec<String> {
         lock(&self.state).processes.iter().map(|process| process.command.clone()).collect()
+    }
+
+    /// How often something was deleted while a pod might have taken pushes.
+    #[must_use]
+    pub fn unguarded(&self) -> usize {
+        lock(&self.state).unguarded
     }
 
     async fn written(&self) {

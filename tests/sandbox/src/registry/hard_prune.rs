@@ -16,6 +16,7 @@ use super::storage::{Link, Storage, blob_path};
 use crate::api::Api;
 use crate::api::exec::{Output, Program, Start};
 use crate::registry_backend::Cluster as _;
+use crate::workload::NAMESPACE;
 
 /// The program in the registry's image.
 #[derive(Clone)]
@@ -112,6 +113,9 @@ impl HardPrune {
             bytes += self.storage.blob_size(&blob).unwrap_or_default();
             if *delete {
                 log("info", format!("Deleting blob: {}", blob_path(&blob))).await;
+                if !self.all_read_only() {
+                    output.note_unguarded();
+                }
                 if let Err(error) = self.storage.delete_blob(&blob) {
                     log("error", format!("failed to delete the blob {blob}: {error}")).await;
                     return Err((blobs, bytes));
@@ -121,6 +125,18 @@ impl HardPrune {
             }
         }
         Ok((blobs, bytes))
+    }
+
+    /// Whether no pod takes pushes: none without read-only mode in its environment.
+    fn all_read_only(&self) -> bool {
+        let pods = self.api.store().in_namespace("pods", NAMESPACE);
+        pods.iter().all(|pod| {
+            let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+            containers.any(|container| {
+                let mut env = container["env"].as_array().into_iter().flatten();
+                env.any(|entry| entry["name"] == "REGISTRY_STORAGE_MAINTENANCE_READONLY")
+            })
+        })
     }
 
     /// What images use: their manifests, configs and layers.
