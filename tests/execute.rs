@@ -241,11 +241,17 @@ fn what_protected_and_cannot_be_read_any_longer_protects() {
     let cluster = Cluster::of(objects);
     // Its item goes, and the image stays for this object alone.
     let gone = Answer::new(StatusCode::NOT_FOUND).body("404 page not found\n");
-    cluster.sandbox.faults().add(Fault::new(Action::Answer(gone)).path("/deploymentconfigs?").skip(1));
-    cluster
-        .prune(&[KEEP_ONE])
-        .exits(3)
-        .says("list deploymentconfigs.apps.openshift.io: the server does not serve");
+    // Before the first change, and before the images.
+    for (requests, code) in [(1, 1), (3, 3)] {
+        let gone = Fault::new(Action::Answer(gone.clone())).path("/deploymentconfigs?").skip(requests);
+        let fault = cluster.sandbox.faults().add(gone);
+        cluster
+            .prune(&[KEEP_ONE])
+            .exits(code)
+            .says("list deploymentconfigs.apps.openshift.io: the server does not serve");
+        assert_eq!(cluster.changes().is_empty(), code == 1);
+        cluster.sandbox.faults().remove(fault);
+    }
     assert!(cluster.images().contains(&digest("b")) && cluster.has_blob(&digest("b1")));
     cluster.sandbox.faults().clear();
     cluster.prune(&[KEEP_ONE]).exits(0);

@@ -13,7 +13,7 @@ use oc_prune_images::plan::explain::{Change, Explainer, apply, stuck};
 use oc_prune_images::plan::stays::stays;
 use oc_prune_images::plan::usage::{Amounts, Area, Level, Shown, storage_map, usage};
 use oc_prune_images::plan::{
-    ImageVerdict, ItemVerdict, Keep, Plan, Rules, Stage2, decide, named_blobs, what_if,
+    Guard, ImageVerdict, ItemVerdict, Keep, Plan, Rules, Stage2, decide, decide_images, named_blobs, what_if,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -669,6 +669,128 @@ proptest! {
             all.extend(deleted);
         }
         prop_assert_eq!((found.images, found.freed), (named.len(), freed(&all)));
+    }
+}
+
+/// What is seen of these objects alone.
+fn seen(lists: &[(&'static str, Vec<Value>)]) -> Inventory {
+    read(&lists.iter().cloned().collect())
+}
+
+/// What is still deleted of a plan once the guard has seen what changed.
+fn left_by(guard: &Guard, inventory: &Inventory, plan: &Plan) -> BTreeSet<String> {
+    let mut plan = plan.clone();
+    let mut kept = BTreeSet::new();
+    for (stream, decision) in inventory.streams.iter().zip(&mut plan.streams) {
+        let spared = guard.spare(inventory, stream, decision);
+        kept.extend(inventory.images.with_submanifests(spared.into_iter().map(|(_, image, _)| image)));
+        let repository = stream.repository();
+        decision.manifest_links.retain(|link| guard.manifest_link(&repository, *link).is_none());
+        decision.layer_links.retain(|link| guard.layer_link(&repository, *link).is_none());
+    }
+    for (image, decision) in inventory.images.all().iter().zip(&mut plan.images) {
+        if decision.verdict == ImageVerdict::Delete
+            && (guard.image(image.name).is_some() || kept.contains(&image.name))
+        {
+            decision.verdict = ImageVerdict::KeepAppeared;
+        }
+    }
+    // Images are decided about once more after stage 1: what its items name stays whole.
+    let by_items: BTreeSet<_> = kept
+        .iter()
+        .filter_map(|image| inventory.images.find(*image))
+        .flat_map(|position| named_blobs(inventory, position))
+        .collect();
+    for decision in &mut plan.images {
+        decision.blobs.retain(|blob| guard.blob(*blob).is_none() && !by_items.contains(blob));
+    }
+    deleted(inventory, &plan)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_becomes_referenced_or_marked_meanwhile_stays(
+        (world, late, rules) in (worlds(), pods(), rules()),
+        (marked_image, marked_stream) in (prop::option::of(0..14_usize), prop::option::of(0..5_usize)),
+    ) {
+        let mut lists = world.lists();
+        let inventory = read(&lists);
+        let plan = decide(&inventory, &rules);
+        let mut now = vec![("pods", World { pods: late, ..world.clone() }.lists()["pods"].clone())];
+        for pod in &mut now[0].1 {
+            pod["metadata"]["namespace"] = "late".into();
+        }
+        lists.get_mut("pods").unwrap().extend(now[0].1.clone());
+        for (resource, position) in [("images", marked_image), ("imagestreams", marked_stream)] {
+            if let Some(object) = position.and_then(|position| lists.get_mut(resource).unwrap().get_mut(position)) {
+                object["metadata"]["annotations"]["prune-images/keep"] = "true".into();
+                now.push((resource, vec![object.clone()]));
+            }
+        }
+        let mut guard = Guard::default();
+        guard.learn(&inventory, &rules, &seen(&now));
+        let after = read(&lists);
+        let may_go = deleted(&after, &decide(&after, &rules));
+        for name in left_by(&guard, &inventory, &plan) {
+            prop_assert!(may_go.contains(&name), "{name} is needed");
+        }
+    }
+
+    #[test]
+    fn what_is_pushed_or_tagged_meanwhile_stays(
+        (world, rules, new_images) in (worlds(), rules(), 0..4_usize),
+        new_items in prop::collection::vec((0..5_usize, 0..4_usize, 0..16_u8), 0..4),
+    ) {
+        let after = world.lists();
+        let mut lists = after.clone();
+        let left = lists["images"].len().saturating_sub(new_images);
+        let pushed = lists.get_mut("images").unwrap().split_off(left);
+        let inventory = read(&lists);
+        let mut after = after;
+        let mut changed = BTreeSet::new();
+        for (stream, tag, image) in new_items {
+            let Some(stream_now) = after.get_mut("imagestreams").unwrap().get_mut(stream) else { continue };
+            let tags = stream_now["status"]["tags"].as_array_mut().unwrap();
+            let item = json!({"image": digest("image", image), "created": time(0)});
+            match tags.get_mut(tag) {
+                Some(tag) => tag["items"].as_array_mut().unwrap().insert(0, item),
+                None => tags.push(json!({"tag": format!("new{image}"), "items": [item]})),
+            }
+            changed.insert(stream);
+        }
+        let streams = changed.iter().map(|stream| after["imagestreams"][*stream].clone()).collect();
+        let mut guards = [Guard::default(), Guard::default()];
+        let (images, streams) = (seen(&[("images", pushed)]), seen(&[("imagestreams", streams)]));
+        // One watch may be faster than the other.
+        guards[0].learn(&inventory, &rules, &images);
+        guards[0].learn(&inventory, &rules, &streams);
+        guards[1].learn(&inventory, &rules, &streams);
+        guards[1].learn(&inventory, &rules, &images);
+        let after = read(&after);
+        let (now, stage2) = decide_images(&after, &rules, |_| true);
+        let (then, _) = decide_images(&inventory, &rules, |_| true);
+        prop_assume!(stage2 == Stage2::Runs);
+        let names = |inventory: &Inventory, decisions: &[oc_prune_images::plan::ImageDecision]| {
+            let all = inventory.images.all().iter().zip(decisions);
+            let images = all.filter(|(_, decision)| decision.verdict == ImageVerdict::Delete).map(|(image, _)| image.name);
+            let blobs = decisions.iter().flat_map(|decision| &decision.blobs).copied();
+            (images.collect::<Vec<_>>(), blobs.collect::<Vec<_>>())
+        };
+        let text = |inventory: &Inventory, id| inventory.names.text(id).into_owned();
+        let (images_now, blobs_now) = names(&after, &now);
+        let images_now: BTreeSet<String> = images_now.into_iter().map(|id| text(&after, id)).collect();
+        let blobs_now: BTreeSet<String> = blobs_now.into_iter().map(|id| text(&after, id)).collect();
+        let (images, blobs) = names(&inventory, &then);
+        for guard in guards {
+            for id in images.iter().filter(|id| guard.image(**id).is_none()) {
+                prop_assert!(images_now.contains(&text(&inventory, *id)), "image {}", text(&inventory, *id));
+            }
+            for id in blobs.iter().filter(|id| guard.blob(**id).is_none()) {
+                prop_assert!(blobs_now.contains(&text(&inventory, *id)), "blob {}", text(&inventory, *id));
+            }
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Options {
     pub show_kept: bool,
     /// `--timeout`: when the run begins nothing new any more.
     pub timeout: Option<Duration>,
+    /// `--poll-interval`: how often what cannot be watched is read again.
+    pub poll_interval: Option<Duration>,
     /// `--metrics-file`.
     pub metrics_file: Option<PathBuf>,
     /// `--report`: a page for a browser.

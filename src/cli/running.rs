@@ -29,6 +29,13 @@ pub(super) struct RunningArgs {
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
 
+    /// How often what may not be watched is read again during a confirmed run
+    ///
+    /// What becomes referenced while the run goes on stays. Pods and other objects are watched for that where the user may;
+    /// otherwise they are listed again so often. Default: 15s, or ten times as long as that takes.
+    #[arg(long, value_name = "DURATION")]
+    poll_interval: Option<String>,
+
     /// Write numbers about the run to this file, for Prometheus
     ///
     /// In the text format that node-exporter's textfile collector reads, at the end of every run, replaced as a whole.
@@ -57,6 +64,7 @@ pub(super) struct RunningArgs {
 pub(super) struct Running {
     pub(super) show_kept: bool,
     pub(super) timeout: Option<Duration>,
+    pub(super) poll_interval: Option<Duration>,
     pub(super) metrics_file: Option<PathBuf>,
     pub(super) report: Option<PathBuf>,
     /// `--verify`, if it was given.
@@ -72,9 +80,11 @@ impl RunningArgs {
             return Err(Failure::usage("--show-kept cannot be specified with --output=name"));
         }
         let limit = timeout("--timeout", self.timeout.as_deref(), NO_LIMIT)?;
+        let every = timeout("--poll-interval", self.poll_interval.as_deref(), NO_LIMIT)?;
         Ok(Running {
             show_kept: show_kept || output == OutputFormat::Wide,
             timeout: (limit != NO_LIMIT).then_some(limit),
+            poll_interval: (every != NO_LIMIT).then_some(every),
             metrics_file: nonempty_path(self.metrics_file),
             report: nonempty_path(self.report),
             verify: nonempty(self.verify)

@@ -36,6 +36,7 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
         output,
         show_kept: running.show_kept,
         timeout: running.timeout,
+        poll_interval: running.poll_interval,
         metrics_file: running.metrics_file,
         report: running.report,
         verbosity: verbosity(args.verbosity.as_deref())?,

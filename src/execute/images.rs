@@ -218,6 +218,11 @@ impl Run<'_> {
         entry: Entry,
     ) {
         let image = &inventory.images.all()[position];
+        if let Some(by) = self.guard(inventory, |guard| guard.image(image.name).cloned()) {
+            self.spare(inventory.names.text(image.name).into_owned(), by);
+            schedule.done(inventory, position, false);
+            return;
+        }
         let (alone, last) = schedule.blobs(inventory, position, decision);
         let (mut turn, mut all_gone) = match entry {
             Entry::First(mut turn) => {
@@ -242,7 +247,10 @@ impl Run<'_> {
         for blob in last {
             if schedule.is_needed(blob) {
                 let object = inventory.names.text(blob).into_owned();
-                self.ledger.spared(Spared { object, reason: "failedRemoval" });
+                match self.guard(inventory, |guard| guard.blob(blob).cloned()) {
+                    Some(by) => self.spare(object, by),
+                    None => self.failed_removal(object),
+                }
             } else {
                 all_gone &= self.blob(&mut turn, inventory, blob).await;
             }
@@ -252,22 +260,30 @@ impl Run<'_> {
             if self.tools.registry.is_some() && !decision.blobs.is_empty() {
                 turn = self.api.turn_after(turn).await;
             }
-            self.image_object(&mut turn, image, name).await
+            self.image_object(&mut turn, inventory, image, name).await
         } else {
             // Without its Image object nobody would know of the blob any longer: the next run tries again.
-            self.ledger.spared(Spared { object: name, reason: "failedRemoval" });
+            self.failed_removal(name);
             false
         };
         drop(turn);
         schedule.done(inventory, position, is_gone);
     }
 
-    /// Whether the blob is gone.
+    fn failed_removal(&self, object: String) {
+        self.ledger.spared(Spared { object, reason: "failedRemoval", by: None });
+    }
+
+    /// Whether the blob is gone, or stays because another image needs it by now.
     async fn blob(&self, turn: &mut Turn, inventory: &Inventory, blob: Id) -> bool {
         // Without a registry nothing is gone from one, unless it was to be left alone.
         let Some(registry) = self.tools.registry else { return !self.plan.rules.prune_registry };
         let digest = inventory.names.text(blob).into_owned();
         turn.again().await;
+        if let Some(by) = self.guard(inventory, |guard| guard.blob(blob).cloned()) {
+            self.spare(digest, by);
+            return true;
+        }
         match registry.delete_blob(turn, &digest).await {
             Ok(_) => {
                 let bytes = inventory.images.blob_bytes(blob);
@@ -290,7 +306,17 @@ impl Run<'_> {
     }
 
     /// Whether the Image object is gone.
-    async fn image_object(&self, turn: &mut Turn, image: &Image, name: String) -> bool {
+    async fn image_object(
+        &self,
+        turn: &mut Turn,
+        inventory: &Inventory,
+        image: &Image,
+        name: String,
+    ) -> bool {
+        if let Some(by) = self.guard(inventory, |guard| guard.image(image.name).cloned()) {
+            self.spare(name, by);
+            return false;
+        }
         // The precondition keeps an image that was deleted and pushed again meanwhile.
         let options = serde_json::json!({
             "apiVersion": "v1",

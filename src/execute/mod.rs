@@ -12,6 +12,7 @@ mod streams;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{RwLock, watch};
 
@@ -21,10 +22,11 @@ pub use outcome::{BrokenImage, Change, FailedObject, Outcome, Spared};
 use crate::cache::CacheStep;
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
-use crate::inventory::{self, Scope};
+use crate::inventory::{self, News, Scope};
 use crate::model::{Id, Inventory};
 use crate::plan::{
-    ImageDecision, ImageVerdict, ItemVerdict, Plan, Repositories, Stage2, decide_images, missing_images,
+    Guard, Holder, ImageDecision, ImageVerdict, ItemVerdict, Plan, Repositories, Stage2, decide_images,
+    missing_images,
 };
 use crate::registry::{Registry, RegistryError};
 use crate::throttle::{Throttle, law};
@@ -95,6 +97,8 @@ pub struct Tools<'a> {
     /// How many requests are on their way at once, to both servers together; if it is not given, each server's number
     /// follows its answers.
     pub workers: Option<NonZeroUsize>,
+    /// What is seen of the cluster while the plan is carried out.
+    pub news: Option<&'a News>,
     /// Becomes something when the run is to end: what is in flight is finished, nothing new is started.
     pub stop: watch::Receiver<Option<Stop>>,
     /// Hears of every change once the server has confirmed it, and of every failure.
@@ -124,6 +128,8 @@ struct Run<'a> {
     most_open: usize,
     /// Which repositories had the blobs that go, before the first change.
     repositories: Repositories,
+    /// What became needed since the lists were read.
+    guard: Mutex<Guard>,
     ledger: Ledger<'a>,
     stopped: AtomicBool,
     /// The registry does not delete: what goes on would leave links that nobody knows of any longer.
@@ -162,6 +168,7 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Exe
         tools,
         plan,
         inventory: RwLock::new(inventory),
+        guard: Mutex::default(),
         stopped: AtomicBool::new(false),
         refused: AtomicBool::new(false),
         unanswered: AtomicUsize::new(0),
@@ -172,10 +179,31 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Exe
         run.second_stage(&planned, &removed, &candidates).await;
     }
     let stop = if run.stopped.load(Ordering::Relaxed) { *run.tools.stop.borrow() } else { None };
-    Executed { outcome: run.ledger.finish(stop), inventory: run.inventory.into_inner(), before }
+    Executed {
+        outcome: run.ledger.finish(stop),
+        inventory: run.inventory.into_inner(),
+        before,
+        guard: run.guard.into_inner().unwrap_or_else(PoisonError::into_inner),
+        rules: plan.rules.clone(),
+    }
 }
 
 impl Run<'_> {
+    /// Asks the guard, which first takes in what was seen since it was asked last.
+    fn guard<T>(&self, inventory: &Inventory, ask: impl FnOnce(&mut Guard) -> T) -> T {
+        // A panic elsewhere leaves it as complete as it was.
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        for seen in self.tools.news.map(News::take).unwrap_or_default() {
+            guard.learn(inventory, &self.plan.rules, &seen);
+        }
+        ask(&mut guard)
+    }
+
+    /// Notes that something stays because of who needs it by now.
+    fn spare(&self, object: String, by: Holder) {
+        self.ledger.spared(Spared { object, reason: "referencedNewly", by: Some(by) });
+    }
+
     /// Whether anything new may be started.
     fn goes_on(&self) -> bool {
         if self.refused.load(Ordering::Relaxed) {
@@ -238,8 +266,10 @@ impl Run<'_> {
         for (image, decision) in inventory.images.all().iter().zip(&decisions) {
             if planned.contains(&image.name) && decision.verdict != ImageVerdict::Delete {
                 let object = inventory.names.text(image.name).into_owned();
-                let reason = if left.contains(&image.name) { "failedRemoval" } else { "referencedNewly" };
-                self.ledger.spared(Spared { object, reason });
+                let by = self.guard(&inventory, |guard| guard.image(image.name).cloned());
+                let is_left = by.is_none() && left.contains(&image.name);
+                let reason = if is_left { "failedRemoval" } else { "referencedNewly" };
+                self.ledger.spared(Spared { object, reason, by });
             }
         }
         self.images(&inventory, &decisions).await;

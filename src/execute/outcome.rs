@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Event, Stop};
-use crate::plan::Counts;
+use crate::plan::{Counts, Holder};
 use crate::verify::Verification;
 
 /// One change, confirmed by the server.
@@ -71,26 +71,34 @@ pub struct FailedObject {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Spared {
-    /// The image or blob.
+    /// A digest; of an item `namespace/stream:tag@digest`, of a link `namespace/stream@digest`.
     pub object: String,
     /// Why it stays: `referencedNewly` (something names it now), `failedRemoval` (an image that names it could not
     /// be deleted), `heldByIndex` (a manifest link that the registry keeps, because an index in the stream needs it).
     pub reason: &'static str,
+    /// What needs it now, where that was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Holder>,
 }
 
-/// An image that was pushed while a blob that it names was deleted. Pushing it again mends it.
+/// An image that something needs, and of which this run deleted a part before that was seen. Pushing it again mends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BrokenImage {
-    /// `namespace/stream`.
+    /// `namespace/stream`; empty where a running container tells no more than the digest.
     pub repository: String,
-    /// A tag that names it.
+    /// A tag that names it; empty for a reference by digest.
     pub tag: String,
     /// The image.
     pub image: String,
-    /// The blobs that are gone.
+    /// What needs it, unless it is the stream's tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Holder>,
+    /// The blobs and links that are gone.
     pub missing: Vec<String>,
-    /// Whether the registry said that they are gone; otherwise it could not be asked.
+    /// Whether the stream's item that named it is gone, or its Image object.
+    pub unlisted: bool,
+    /// Whether that is sure; otherwise the registry could not be asked.
     pub certain: bool,
 }
 
@@ -106,7 +114,7 @@ pub struct Outcome {
     pub failures: Vec<FailedObject>,
     /// What was planned and stays.
     pub spared: Vec<Spared>,
-    /// Images that were pushed meanwhile and lack a blob.
+    /// Images that were pushed or became referenced meanwhile, and lack a part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub broken: Vec<BrokenImage>,
     /// Whether images that stay can be pulled; absent where nothing was asked.

@@ -1,6 +1,6 @@
 //! Stage 1: the status of a stream, then its manifest links, then its layer links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::cluster::{ApiError, ApiRequest};
 use crate::error::Failure;
 use crate::inventory::{self, stream_path};
 use crate::model::{Id, Stream};
-use crate::plan::{ItemVerdict, StreamDecision, missing_images, needed_in_repository};
+use crate::plan::{Holder, ItemVerdict, StreamDecision, missing_images, needed_in_repository};
 use crate::registry::{Deletion, RegistryError};
 use crate::throttle::{Order, Turn};
 
@@ -36,8 +36,8 @@ struct Removed {
 struct Progress {
     /// The stream as it was seen last.
     now: Stream,
-    /// The updates that were made.
-    made: Vec<StreamDecision>,
+    /// The updates that were made, each with the stream that it was decided from.
+    made: Vec<(Stream, StreamDecision)>,
     /// An update whose answer was lost, and the stream that it was decided from. It may have been made: then the
     /// next look finds its items gone, and without this memory its links would be left behind for ever.
     unanswered: Option<(Stream, StreamDecision)>,
@@ -48,7 +48,7 @@ impl Progress {
         if let Some((before, decision)) = self.unanswered.take()
             && was_made(&before, &decision, &now)
         {
-            self.made.push(decision);
+            self.made.push((before, decision));
         }
         self.now = now;
     }
@@ -115,6 +115,23 @@ impl Run<'_> {
         planned: &StreamDecision,
         progress: &mut Progress,
     ) -> Result<(), Failure> {
+        let mut spared = BTreeMap::new();
+        let result = self.update_sparing(turn, stream, planned, progress, &mut spared).await;
+        for (object, by) in spared {
+            self.spare(object, by);
+        }
+        result
+    }
+
+    /// As [`Self::update`]; the items that stay because of who needs them by now are put into `spared`.
+    async fn update_sparing(
+        &self,
+        turn: &mut Turn,
+        stream: &Stream,
+        planned: &StreamDecision,
+        progress: &mut Progress,
+        spared: &mut BTreeMap<String, Holder>,
+    ) -> Result<(), Failure> {
         let mut last = String::new();
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -123,11 +140,27 @@ impl Run<'_> {
             }
             let Some((mut object, fresh)) = self.fetch(turn, stream).await? else { return Ok(()) };
             progress.saw(fresh.clone());
-            let decision = if fresh.resource_version == stream.resource_version {
+            let mut decision = if fresh.resource_version == stream.resource_version {
                 planned.clone()
             } else {
                 self.decide_anew(&fresh).await?
             };
+            if decision.removed() == 0 {
+                return Ok(());
+            }
+            turn.again().await;
+            // A stream that was only looked at is not begun.
+            if !self.goes_on() {
+                return Ok(());
+            }
+            {
+                let inventory = self.inventory.read().await;
+                let kept = self.guard(&inventory, |guard| guard.spare(&inventory, &fresh, &mut decision));
+                for (tag, image, by) in kept {
+                    let image = inventory.names.text(image);
+                    spared.insert(format!("{}:{tag}@{image}", fresh.repository()), by);
+                }
+            }
             if decision.removed() == 0 {
                 return Ok(());
             }
@@ -140,14 +173,9 @@ impl Run<'_> {
             let body =
                 serde_json::to_vec(&object).map_err(|error| Failure::nothing_changed(error.to_string()))?;
             let request = ApiRequest::put(format!("{}/status", stream_path(stream)), Bytes::from(body));
-            turn.again().await;
-            // A stream that was only looked at is not begun.
-            if !self.goes_on() {
-                return Ok(());
-            }
             match self.tools.cluster.request_in(turn, request).await {
                 Ok(_) => {
-                    progress.made.push(decision);
+                    progress.made.push((fresh, decision));
                     progress.now = after;
                     return Ok(());
                 }
@@ -202,11 +230,18 @@ impl Run<'_> {
         if progress.made.is_empty() {
             return removed;
         }
-        let items = progress.made.iter().map(StreamDecision::removed).sum();
+        let items = progress.made.iter().map(|(_, decision)| decision.removed()).sum();
         self.ledger.changed(Change::Items { repository: progress.now.repository(), items });
-        let needed = needed_in_repository(&*self.inventory.read().await, &progress.now);
-        for decision in &progress.made {
+        let inventory = self.inventory.read().await;
+        let needed = needed_in_repository(&inventory, &progress.now);
+        for (before, decision) in &progress.made {
             let gone = decision.items.iter().filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)));
+            self.guard(&inventory, |guard| {
+                for item in gone.clone() {
+                    let tag = before.tags.get(item.tag as usize).filter(|_| item.position == 0);
+                    guard.removed(&progress.now.repository(), item.image, tag.map(|tag| &*tag.name));
+                }
+            });
             removed.images.extend(gone.map(|item| item.image));
             removed.manifest_links.extend(&decision.manifest_links);
             removed.layer_links.extend(&decision.layer_links);
@@ -215,6 +250,16 @@ impl Run<'_> {
         removed.layer_links.retain(|link| !needed.blobs.contains(link));
         removed.held = needed.submanifests;
         removed
+    }
+
+    /// The digest of a link, and who needs the link by now.
+    async fn asked_for_link(&self, repository: &str, link: Id, kind: Link) -> (String, Option<Holder>) {
+        let inventory = self.inventory.read().await;
+        let by = self.guard(&inventory, |guard| match kind {
+            Link::Manifest => guard.manifest_link(repository, link).cloned(),
+            Link::Layer => guard.layer_link(repository, link).cloned(),
+        });
+        (inventory.names.text(link).into_owned(), by)
     }
 
     /// Deletes links; the first one in this turn, which comes back if there is none.
@@ -241,7 +286,11 @@ impl Run<'_> {
         // The turns bound what is in flight; the links of one large stream do not wait for each other.
         let deletions = links.map(|(link, mut turn)| async move {
             let held = held.contains(link);
-            let digest = self.inventory.read().await.names.text(*link).into_owned();
+            let (digest, by) = self.asked_for_link(repository, *link, kind).await;
+            if let Some(by) = by {
+                self.spare(format!("{repository}@{digest}"), by);
+                return;
+            }
             let result = match kind {
                 Link::Manifest => registry.delete_manifest_link(&mut turn, repository, &digest).await,
                 Link::Layer => {
@@ -271,7 +320,7 @@ impl Run<'_> {
                 }
                 Err(RegistryError::StillListedOrDisabled) if held && kind == Link::Manifest => {
                     let object = format!("{repository}@{digest}");
-                    self.ledger.spared(Spared { object, reason: "heldByIndex" });
+                    self.ledger.spared(Spared { object, reason: "heldByIndex", by: None });
                 }
                 Err(error) => {
                     self.registry_failed(&error);

@@ -18,9 +18,9 @@ use tokio::task::JoinSet;
 use super::decode::{DecodeError, PageMetadata, Text};
 use super::lists::{Absence, Content, List, ListState, Parts};
 use super::read::{GETS_IN_FLIGHT, LISTS_IN_FLIGHT, PAGE_BYTES, PAGE_LIMIT, page_path, read_list, segment};
-use crate::cluster::{ApiError, ApiRequest, Cluster, Lines, Retry};
+use crate::cluster::{ApiError, ApiRequest, Cluster, Lines, Retry, sanitize};
 use crate::error::Failure;
-use crate::model::Inventory;
+use crate::model::{Inventory, Stream};
 
 /// The server ends a watch after this time, so that one whose connection died unnoticed does not stay blind for long.
 const WATCH: Duration = Duration::from_secs(60);
@@ -134,7 +134,9 @@ impl Watching {
             // A task that panicked says nothing.
             ready.await.unwrap_or_else(|_| Err(Failure::nothing_changed("watch the cluster")))?;
         }
-        tasks.spawn(poll(followers.clone(), every, start.elapsed(), tell));
+        let mut polling = Polling { every, announced: 0, pause: Duration::ZERO, tell };
+        polling.adapt(&followers, start.elapsed());
+        tasks.spawn(poll(followers.clone(), polling));
         Ok(Self { news, followers, _tasks: tasks })
     }
 
@@ -156,32 +158,47 @@ impl Watching {
     }
 }
 
-/// Reads again what cannot be watched, for ever. `took` is how long the last reading took.
-async fn poll(followers: Vec<Arc<Follower>>, every: Option<Duration>, mut took: Duration, tell: Tell) {
-    let (mut announced, mut pause) = (0, Duration::ZERO);
-    loop {
+/// How often is read again what cannot be watched.
+struct Polling {
+    every: Option<Duration>,
+    /// How many lists it was said of.
+    announced: usize,
+    pause: Duration,
+    tell: Tell,
+}
+
+impl Polling {
+    /// Adapts the pause to what the last reading took, and says so.
+    fn adapt(&mut self, followers: &[Arc<Follower>], took: Duration) {
         let polled: Vec<String> = followers
             .iter()
             .filter(|follower| follower.is_polled())
             .map(|follower| follower.name())
             .collect();
-        let asked = every.unwrap_or_else(|| POLL.max(took * POLL_SHARE));
-        // Up to now it may have been twice as long as said, not more.
-        if polled.len() > announced || asked > pause * 2 {
-            pause = asked;
-            announced = polled.len();
-            if announced > 0 {
-                tell(Told::Polled(polled, pause));
+        let asked =
+            self.every.unwrap_or_else(|| POLL.max(Duration::from_secs((took * POLL_SHARE).as_secs())));
+        // Up to twice as long as was said is the same.
+        if polled.len() > self.announced || asked > self.pause * 2 {
+            self.pause = asked;
+            self.announced = polled.len();
+            if self.announced > 0 {
+                (self.tell)(Told::Polled(polled, self.pause));
             }
         }
-        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Reads again what cannot be watched, for ever.
+async fn poll(followers: Vec<Arc<Follower>>, mut polling: Polling) {
+    loop {
+        tokio::time::sleep(polling.pause).await;
         let begun = Instant::now();
         for (name, result) in read_again(&followers).await {
             if let Err(failure) = result {
-                tell(Told::Unread(name, failure.message));
+                (polling.tell)(Told::Unread(name, failure.message));
             }
         }
-        took = begun.elapsed();
+        polling.adapt(&followers, begun.elapsed());
     }
 }
 
@@ -357,9 +374,17 @@ impl Follower {
     fn seen(&self, page: &[u8]) -> Result<(), DecodeError> {
         let mut parts = Parts::default();
         parts.page(&self.list, page)?;
-        self.news.add(parts.finish().inventory);
-        tracing::debug!(list = self.name(), "something is new or has changed");
+        self.add(parts);
         Ok(())
+    }
+
+    fn add(&self, parts: Parts) {
+        let seen = parts.finish().inventory;
+        let names = if tracing::enabled!(tracing::Level::DEBUG) { names(&seen) } else { Vec::new() };
+        self.news.add(seen);
+        for name in names {
+            tracing::debug!("new or changed: {} {name}", self.name());
+        }
     }
 
     /// Reads what is new or has changed.
@@ -383,7 +408,7 @@ impl Follower {
                 let mut parts = Parts::default();
                 let namespace = self.namespace.as_deref();
                 read_list(&self.cluster, &self.list, namespace, &mut parts, &|_| {}).await?;
-                self.news.add(parts.finish().inventory);
+                self.add(parts);
             }
         }
         *version = now;
@@ -476,6 +501,14 @@ fn is_final(error: &ApiError) -> bool {
             | ApiError::Invalid { .. }
             | ApiError::Server { status: 405 | 406 | 415 | 501, .. }
     )
+}
+
+/// The names of these objects, for the log.
+fn names(seen: &Inventory) -> Vec<String> {
+    let images = seen.images.all().iter().map(|image| seen.names.text(image.name).into_owned());
+    let streams = seen.streams.iter().map(Stream::repository);
+    let referrers = seen.referrers.iter().map(|referrer| format!("{}/{}", referrer.namespace, referrer.name));
+    images.chain(streams).chain(referrers).map(|name| sanitize(&name)).collect()
 }
 
 /// A page of these objects, as a list has it.

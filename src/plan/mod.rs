@@ -6,6 +6,7 @@ mod danger;
 mod decide;
 mod differences;
 pub mod explain;
+mod guard;
 mod marks;
 mod references;
 mod repositories;
@@ -22,6 +23,7 @@ pub use decide::{
     needed_in_repository,
 };
 pub use differences::{Differing, DifferingObject};
+pub use guard::{Broken, Gone, Guard, Holder};
 pub use references::{InvalidReference, References, Use};
 pub use repositories::Repositories;
 pub use what_if::{Freed, what_if};

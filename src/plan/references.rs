@@ -75,14 +75,19 @@ pub struct References {
     unknown_kinds: Vec<Use>,
 }
 
+/// Whether what the object refers to is protected: all but what a pod refers to that ended before the cutoff.
+pub(super) fn counts(referrer: &Referrer, rules: &Rules) -> bool {
+    let finished = referrer.finished_pod_created;
+    referrer.kind != Kind::Pod || finished.is_none_or(|created| !rules.is_older(created))
+}
+
 impl References {
     /// Collects the references of every referrer that counts under the rules.
     #[must_use]
     pub fn collect(inventory: &Inventory, rules: &Rules) -> Self {
         let mut references = Self::default();
         for (referrer_position, referrer) in (0..).zip(&inventory.referrers) {
-            let finished = referrer.finished_pod_created;
-            if referrer.kind == Kind::Pod && finished.is_some_and(|created| rules.is_older(created)) {
+            if !counts(referrer, rules) {
                 continue;
             }
             for (mention_position, mention) in (0..).zip(&referrer.mentions) {

@@ -66,7 +66,12 @@ impl RunMetrics<'_> {
         let failures: Vec<_> = outcome.iter().flat_map(|outcome| one(&outcome.failures.len())).collect();
         family(out, "failures", "Objects that could not be pruned.", &failures)?;
         let broken: Vec<_> = outcome.iter().flat_map(|outcome| one(&outcome.broken.len())).collect();
-        family(out, "broken_images", "Images that were pushed meanwhile and lack a blob.", &broken)?;
+        family(
+            out,
+            "broken_images",
+            "Images that were pushed or became referenced meanwhile, and lack a part.",
+            &broken,
+        )?;
         let step: Vec<_> =
             cache_step.iter().map(|step| (format!("{{step=\"{step}\"}}"), "1".to_owned())).collect();
         family(out, "cache_step", "What was done about the registry's caches, as a label.", &step)?;

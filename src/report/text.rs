@@ -1,15 +1,16 @@
 //! Text for people, with one line for each change in the words of `oc adm prune images`, which log scrapers read.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::document::{InvalidEntry, MissingEntry, Owner, ReferrerEntry, Reimports, View};
 use super::human::bytes;
 use super::reason::{image_text, keep_text, remove_text, stream_text};
-use crate::execute::{Change, FailedObject, Outcome, Spared};
+use crate::execute::{BrokenImage, Change, FailedObject, Outcome, Spared};
 use crate::plan::{
     Counts, ImageDecision, ImageVerdict, ItemDecision, ItemVerdict, Reimport, Stage2, StreamVerdict, Use,
 };
-use crate::text::{printable, quoted};
+use crate::text::{printable, quoted, time_text};
 
 /// The reference's line about a change.
 #[must_use]
@@ -348,16 +349,55 @@ pub fn failed_line(failed: &FailedObject) -> String {
 pub fn spared(spared: &[Spared]) -> String {
     use std::fmt::Write as _;
     let mut text = format!("{} planned object(s) stay because of what happened meanwhile:", spared.len());
-    for Spared { object, reason } in spared {
+    for Spared { object, reason, by } in spared {
         let why = match *reason {
-            "referencedNewly" => "in use by now",
-            "failedRemoval" => "something that names it, or belongs to it, could not be deleted",
-            "heldByIndex" => "an index in the stream holds it",
-            other => other,
+            "referencedNewly" => match by {
+                Some(by) => format!("in use by now: {}", printable(&by.to_string())),
+                None => "in use by now".to_owned(),
+            },
+            "failedRemoval" => "something that names it, or belongs to it, could not be deleted".to_owned(),
+            "heldByIndex" => "an index in the stream holds it".to_owned(),
+            other => other.to_owned(),
         };
         let _ = write!(text, "\n  {}: {why}", printable(object));
     }
     text
+}
+
+/// What cannot be watched, and how often it is read again.
+#[must_use]
+pub fn polled_line(lists: &[String], every: Duration) -> String {
+    let more = match lists.len().saturating_sub(1) {
+        0 => String::new(),
+        1 => " and 1 more kind".to_owned(),
+        more => format!(" and {more} more kinds"),
+    };
+    format!(
+        "{}{more} cannot be watched with these rights: they are read again every {}",
+        printable(lists.first().map_or("", String::as_str)),
+        time_text(every)
+    )
+}
+
+/// An image that lacks a part by now: what needs it, and what it lacks.
+#[must_use]
+pub fn broken_line(image: &BrokenImage) -> String {
+    let BrokenImage { repository, tag, image, by, missing, unlisted, certain } = image;
+    let mut place = match (repository.as_str(), tag.as_str()) {
+        ("", _) => image.clone(),
+        (repository, "") => format!("{repository}@{image}"),
+        (repository, tag) => format!("{repository}:{tag} ({image})"),
+    };
+    if let Some(by) = by {
+        place = format!("{place}, needed by {by},");
+    }
+    let mut lacks = missing.join(", ");
+    if *unlisted {
+        let what = "its item in the stream or its Image object";
+        lacks = if lacks.is_empty() { what.to_owned() } else { format!("{what}, {lacks}") };
+    }
+    let verb = if *certain { "lacks" } else { "may lack" };
+    format!("{} {verb} {}", printable(&place), printable(&lacks))
 }
 
 /// The API objects that would change, one `resource/name` in a line.

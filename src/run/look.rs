@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::cli::{self, PruneOptions};
 use crate::cluster::{ApiError, ApiRequest, ApiResponse, Cluster, ConnectionOptions, Environment, Retry};
 use crate::error::Failure;
-use crate::inventory::{self, Read, Scope};
+use crate::inventory::{self, ListState, Read, Scope};
 use crate::model::{Inventory, Selector, Target};
 use crate::plan::{self, Plan, Reimport, Rules, Stage2, StreamVerdict};
 use crate::registry::{self, Address, RegistryUrl};
@@ -33,6 +33,8 @@ pub(super) struct Look {
     pub(super) warnings: Vec<String>,
     /// The rights that are missing to read what would protect more.
     pub(super) unread: BTreeSet<String>,
+    /// The lists that were read, each with the state of the cluster that it shows.
+    pub(super) states: Vec<ListState>,
 }
 
 /// Connects to the cluster; what the server warns of is said.
@@ -66,13 +68,13 @@ pub(super) async fn read_and_show(
     let mut warnings = Vec::new();
     let now = now(cluster, &mut warnings).await?;
     let read = inventory::read(cluster, &scope(options), &tell).await?;
-    let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more, states: _ } = read;
+    let Read { mut inventory, repositories, managed_hosts, undecodable, warnings: more, states } = read;
     warnings.extend(more);
     refuse_undecodable(&undecodable)?;
     let missing = plan::missing_images(&inventory, &rules(options, now), &inventory.streams);
     inventory::add_appeared(cluster, &mut inventory, &missing).await?;
     let unread = unread.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Look { inventory, repositories, managed_hosts, now, warnings, unread })
+    Ok(Look { inventory, repositories, managed_hosts, now, warnings, unread, states })
 }
 
 /// Who the API server takes us for; where it does not say, the kubeconfig's name.

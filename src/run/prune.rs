@@ -19,7 +19,10 @@ use crate::cache::{self, CacheEvent, CacheOutcome, CachePlan, CacheStep};
 use crate::cli::{self, Options, OutputFormat};
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
-use crate::execute::{self, BrokenImage, Event, FailedObject, Meanwhile, Outcome, Signal, Stop, Tools};
+use crate::execute::{
+    self, BrokenImage, Event, Executed, FailedObject, Meanwhile, Outcome, Signal, Stop, Tools,
+};
+use crate::inventory::{ListState, Told, Watching};
 use crate::plan::{Counts, Plan};
 use crate::registry::{self, Registry, Settings};
 use crate::report::cache::CacheReport;
@@ -276,7 +279,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
     let Begun { cluster, look } = begun;
     let Planned { plan, context } = planned;
     let page = page_before(file, &cluster, &look, &plan, &context, options).await;
-    let Look { inventory, .. } = look;
+    let Look { inventory, states, .. } = look;
     let Ready { registry, caches } = ready;
     let context = Context { registry: registry.as_ref().map(Registry::access), ..context };
     api_only_notice(options, ui);
@@ -287,17 +290,18 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
         ui.result(|out| text::plan(out, view, options.show_kept));
     }
     let counts = view.summary();
-    tally.confirmed = true;
-    tally.planned = Some(counts);
+    (tally.confirmed, tally.planned) = (true, Some(counts));
+    let watching = match watch(options, ui, &cluster, states, &counts).await {
+        Ok(watching) => watching,
+        Err(failure) => return nothing_begun(options, ui, &failure),
+    };
     let events = cache_events(ui, None);
     let cache_plan = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
     tally.cache_plan(&cache_plan);
     if let Some(caches) = &caches {
         ui.message(&report::cache::plan_line(&cache_plan));
         if let Err(failure) = caches.before(&cluster, &options.connection, &options.program, &events).await {
-            report_end(options, ui, &Outcome::default());
-            ui.failure(&failure);
-            return failure.exit;
+            return nothing_begun(options, ui, &failure);
         }
     }
     let document =
@@ -310,11 +314,13 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
             registry: registry.as_ref(),
             caches: caches.as_ref(),
             workers: options.num_workers,
+            news: watching.as_ref().map(|watching| &**watching.news()),
             stop: stop.clone(),
             tell: &teller(ui, &bar, caches.as_ref(), lines),
         };
         execute::execute(tools, &plan, inventory).await
     };
+    end_watch(ui, watching, &mut executed).await;
     let mut cache = CacheOutcome::from_plan(cache_plan);
     match (caches, &registry) {
         (Some(caches), Some(registry)) => {
@@ -323,13 +329,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
             ui.before_abort(Some(format!(
                 "the registry's caches may still name what was deleted\nhint: finish it: {repeat}"
             )));
-            let mut meanwhile = executed.meanwhile(&cluster).await.unwrap_or_else(|failure| {
-                ui.warning(&format!(
-                    "images that were pushed meanwhile could not be looked at: {}",
-                    failure.message
-                ));
-                Meanwhile::default()
-            });
+            let mut meanwhile = look_at_meanwhile(&mut executed, &cluster, ui).await;
             let finishing = Arc::new(Bar::endless(ui, "cache step"));
             let events = cache_events(ui, Some(&finishing));
             cache = caches.finish(&cluster, &meanwhile, &events, signals.clone()).await;
@@ -344,7 +344,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
                 cache = caches.finish(&cluster, &meanwhile, &events, signals.clone()).await;
             }
             drop((events, finishing));
-            executed.outcome.broken = execute::broken_images(registry, &meanwhile).await;
+            executed.outcome.broken = execute::broken_images(Some(registry), &meanwhile).await;
             ui.before_abort(None);
             if cache.may_lie() || cache.is_left() {
                 cache.repeat = Some(repeat);
@@ -352,12 +352,16 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
                 kept.remove();
             }
         }
-        _ => cache.nothing_deleted(),
+        (_, registry) => {
+            let meanwhile = look_at_meanwhile(&mut executed, &cluster, ui).await;
+            executed.outcome.broken = execute::broken_images(registry.as_ref(), &meanwhile).await;
+            cache.nothing_deleted();
+        }
     }
     if let Some(registry) = &registry {
         let _verifying = Bar::endless(ui, "verifying what stays");
-        let verification = verify::after(&cluster, registry, &executed, &plan.rules, options.verify, &stop);
-        executed.outcome.verification = verification.await;
+        executed.outcome.verification =
+            verify::after(&cluster, registry, &executed, &plan.rules, options.verify, &stop).await;
     }
     let mut outcome = executed.outcome;
     outcome.left = outcome.interrupted.map(|_| counts.without(&outcome.deleted));
@@ -369,6 +373,56 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
         write_document(ui, options.output, &PruneResult::new(body, outcome, cache));
     }
     exit
+}
+
+/// The end of a run that could not begin.
+fn nothing_begun(options: &Options, ui: &Ui, failure: &Failure) -> Exit {
+    report_end(options, ui, &Outcome::default());
+    ui.failure(failure);
+    failure.exit
+}
+
+/// Follows the lists from what they showed on, if there is anything to be deleted: what becomes needed stays.
+async fn watch(
+    options: &Options,
+    ui: &Arc<Ui>,
+    cluster: &Cluster,
+    states: Vec<ListState>,
+    counts: &Counts,
+) -> Result<Option<Watching>, Failure> {
+    if steps(counts) == 0 {
+        return Ok(None);
+    }
+    let _waiting = Bar::endless(ui, "watching the cluster");
+    let told = Arc::clone(ui);
+    let tell = Arc::new(move |event| match event {
+        Told::Polled(lists, every) => told.message(&text::polled_line(&lists, every)),
+        Told::Unread(list, why) => told.warning(&format!(
+            "{} could not be read again: what became referenced since may be noticed late: {}",
+            printable(&list),
+            printable(&why)
+        )),
+    });
+    Watching::begin(cluster, states, options.poll_interval, tell).await.map(Some)
+}
+
+/// Looks for the last time, once the last request was answered.
+async fn end_watch(ui: &Ui, watching: Option<Watching>, executed: &mut Executed) {
+    let Some(watching) = watching else { return };
+    if !executed.outcome.changes.is_empty()
+        && let Err(failure) = watching.look_again().await
+    {
+        ui.warning(&format!("what became referenced meanwhile may have been missed: {}", failure.message));
+    }
+    executed.learn(watching.news());
+}
+
+/// What was pushed or became needed meanwhile, as far as it can be told.
+async fn look_at_meanwhile(executed: &mut Executed, cluster: &Cluster, ui: &Ui) -> Meanwhile {
+    executed.meanwhile(cluster).await.unwrap_or_else(|failure| {
+        ui.warning(&format!("images that were pushed meanwhile could not be looked at: {}", failure.message));
+        Meanwhile::default()
+    })
 }
 
 /// What the page of a run shows of the time before anything is deleted.
@@ -576,15 +630,15 @@ fn report_cache(options: &Options, ui: &Ui, cache: &CacheOutcome) {
 
 /// Images that were pushed meanwhile and lack a blob.
 fn broken(images: &[BrokenImage]) -> Failure {
-    let mut message =
-        format!("prune: {} image(s) were pushed while a blob of theirs was deleted", images.len());
-    for BrokenImage { repository, tag, image, missing, certain } in images {
-        let verb = if *certain { "lacks" } else { "may lack" };
-        let place = format!("{repository}:{tag} ({image})");
-        let _ = write!(message, "\n  {} {verb} {}", printable(&place), printable(&missing.join(", ")));
+    let mut message = format!(
+        "prune: {} image(s) were pushed, or became referenced, while a part of theirs was deleted",
+        images.len()
+    );
+    for image in images {
+        let _ = write!(message, "\n  {}", text::broken_line(image));
     }
     Failure { exit: Exit::Failures, message, hints: Vec::new() }
-        .hint("push these images again, or build them again: their layers are uploaded anew then")
+        .hint("push these images again, or build or import them again: their layers are uploaded anew then")
 }
 
 /// All failures, those of the same kind and cause together.

@@ -86,12 +86,16 @@ const OPTIONAL: [&str; 2] = ["Done without", "More protection"];
 pub(crate) fn refused_nothing(cluster: &Cluster, place: &str) {
     let optional: Vec<Right> =
         rights().into_iter().filter(|right| OPTIONAL.contains(&right.section.as_str())).collect();
-    let is_optional =
-        |path: &str| optional.iter().any(|right| path.split('/').any(|part| part == right.resource));
+    let is_optional = |path: &str, query: &str| {
+        let watches = query.contains("watch=1");
+        optional.iter().any(|right| {
+            (right.verb == "watch") == watches && path.split('/').any(|part| part == right.resource)
+        })
+    };
     let refused = cluster.sandbox().request_log().filter(|entry| {
         entry.user.as_deref() == Some(GRANTED)
             && matches!(entry.status, Some(StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED))
-            && !(entry.method == Method::GET && is_optional(&entry.path))
+            && !(entry.method == Method::GET && is_optional(&entry.path, &entry.query))
     });
     let refused: Vec<_> = refused.iter().map(|entry| format!("{} {}", entry.method, entry.path)).collect();
     assert!(refused.is_empty(), "{place}: refused: {refused:#?}");

@@ -13,6 +13,7 @@ pub use storage::Storage;
 use super::cache::CacheReport;
 use super::document::{Metadata, View};
 use super::human::bytes;
+use super::text;
 use super::usage::{UNTAGGED, Usage, UsageRow};
 use super::what_if::{Combination, WhatIf, with_days};
 use crate::cache::CacheOutcome;
@@ -318,18 +319,19 @@ fn result(html: &mut Html, done: Done<'_>) {
             html.leaf(
                 "p",
                 &[("class", &"bad")],
-                "Pushed while a blob of theirs was deleted; push them again:",
+                "Needed by now, and lacks what was deleted before that was seen; push or build it again:",
             );
-            let images =
-                broken.iter().map(|image| format!("{}:{} ({})", image.repository, image.tag, image.image));
-            lines(html, "bad", &images.collect::<Vec<_>>());
+            lines(html, "bad", &broken.iter().map(text::broken_line).collect::<Vec<_>>());
         }
         if let Some(verification) = verification {
             verified(html, verification);
         }
         if !spared.is_empty() {
             html.leaf("p", &[], "Planned, and stays because of what happened meanwhile:");
-            let objects = spared.iter().map(|Spared { object, reason }| format!("{object}: {reason}"));
+            let objects = spared.iter().map(|Spared { object, reason, by }| match by {
+                Some(by) => format!("{object}: {reason}: {by}"),
+                None => format!("{object}: {reason}"),
+            });
             lines(html, "muted", &objects.collect::<Vec<_>>());
         }
     });

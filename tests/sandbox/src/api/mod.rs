@@ -72,6 +72,8 @@ pub struct Settings {
     pub rewrite_registry_host: bool,
     /// Whether lists are sent in protobuf to who asks for it.
     pub protobuf: bool,
+    /// Whether lists of metadata alone are sent to who asks for them; otherwise they get the whole objects.
+    pub partial_metadata: bool,
     /// How often watches that want bookmarks get one.
     pub bookmark_interval: Duration,
     /// After how many further pages of lists a continue token is found expired, once.
@@ -91,6 +93,7 @@ impl Default for Settings {
             watch_list: false,
             rewrite_registry_host: false,
             protobuf: true,
+            partial_metadata: true,
             bookmark_interval: Duration::from_secs(2),
             expire_continue_after: None,
             refuse_evictions: 0,
@@ -361,6 +364,7 @@ impl Api {
         }
         let form = match Form::accepted(call.headers)? {
             // Who reads a list in pages reads the few fields that are encoded; `kubectl`'s own types want all of them.
+            Form::Partial if !self.settings().partial_metadata => Form::Whole,
             Form::Protobuf if !self.settings().protobuf || !call.query.contains_key("limit") => Form::Whole,
             form => form,
         };
