@@ -13,13 +13,16 @@ mod common;
 mod load;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Plugin, Ran};
 use fastrand::Rng;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::{Method, StatusCode};
 use load::{REPOSITORIES, Site, SiteConfig};
-use sandbox::api::exec::Execs;
+use sandbox::api::exec::{Execs, Output, Program, Start};
 use sandbox::api::{
     REGISTRY_ACCOUNT, Rule, endpoint_reader, evictor, executor, operator_configurator, pruner_and,
 };
@@ -517,4 +520,39 @@ fn a_missing_right_is_told_before_anything_is_changed() {
     );
     fixture.plugin(&[]).run().says("(ClusterRole system:image-pruner)");
     assert_eq!(fixture.left(), fixture.orphans);
+}
+
+/// A storage with more in it than anybody makes for a test.
+#[derive(Debug)]
+struct Large(usize);
+
+impl Program for Large {
+    fn run(&self, _: Start, output: Output) -> BoxFuture<'static, u8> {
+        let blobs = self.0;
+        async move {
+            for n in 0..blobs {
+                output
+                    .log(format!("level=info msg=\"Would delete blob: sha256:{n:064x}\" go.version=go1.24.4"))
+                    .await;
+            }
+            output.out(format!("Would delete {blobs} blobs")).await;
+            output.out("Would free up 1.5TiB of disk space").await;
+            0
+        }
+        .boxed()
+    }
+}
+
+#[test]
+fn much_output_is_read_as_it_comes() {
+    const BLOBS: usize = 50_000;
+    let fixture = Fixture::managed();
+    fixture.execs().install(Arc::new(Large(BLOBS)));
+    let ran = fixture
+        .plugin(&[])
+        .run()
+        .exits(0)
+        .prints("Would delete 50000 blobs, ")
+        .prints("Would free up 1.5TiB");
+    assert_eq!(ran.stdout.lines().count(), BLOBS + 2);
 }

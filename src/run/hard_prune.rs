@@ -73,7 +73,7 @@ async fn check_and_prune(options: &HardPruneOptions, ui: &Arc<Ui>) -> Result<Exi
         target.pod.clone(),
         options.confirm,
         preconditions.clone(),
-        Found::of(&check),
+        found(options, &check),
     );
     if !options.confirm {
         finish_check(options, ui, &begun, &check, &document);
@@ -264,6 +264,14 @@ fn report_end(
         OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => {
             ui.result(|out| report::hard_prune::end(out, mode, findings));
         }
+    }
+}
+
+/// What is known of it for the document, if there is to be one.
+fn found(options: &HardPruneOptions, findings: &Findings) -> Found {
+    match options.output {
+        OutputFormat::Json | OutputFormat::Yaml => Found::of(findings),
+        OutputFormat::Text | OutputFormat::Wide | OutputFormat::Name => Found::counts(findings),
     }
 }
 
@@ -539,7 +547,7 @@ impl Confirmed<'_> {
     fn report(mut self, deleted: &Findings, cache: CacheOutcome, stopped: Option<Stop>) -> Exit {
         let (options, ui, begun, failures) = (self.options, self.ui, &self.begun, &self.failures);
         let exit = exit_of(failures, &cache, stopped);
-        self.document.deleted = Some(Found::of(deleted));
+        self.document.deleted = Some(found(options, deleted));
         self.document.interrupted = stopped.map(Stop::name);
         self.document.failures = failures.iter().map(|failure| failure.message.clone()).collect();
         self.document.failures.extend(deleted.problems.iter().cloned());
