@@ -198,11 +198,11 @@ fn measure(images: usize, name: &str, number: Option<usize>, bound: usize) {
     let spent = both.map(|slow| slow.spent.load(Relaxed) as f64 / 1e6);
     let average = spent.map(|spent| spent / wall);
     let most = both.map(|slow| slow.most.load(Relaxed));
-    // With a number it is that of all requests; without, each server has its own, and the registry has the most to do.
-    let ideal = match number {
-        Some(number) => (images * (1 + BLOBS)) as f64 * latency / number.min(bound) as f64,
-        None => (images * BLOBS) as f64 * latency / bound.min(64) as f64,
-    };
+    // A number is that of all requests together. What a server bears, or the default allows, it has for itself, and the
+    // registry has the most to do.
+    let together = number.map_or(0.0, |number| (images * (1 + BLOBS)) as f64 / number as f64);
+    let alone = (images * BLOBS) as f64 / bound.min(number.unwrap_or(64)) as f64;
+    let ideal = latency * together.max(alone);
     println!(
         "| {name} | {:.1} + {:.1} | {} + {} | {} + {} | {:.1} ms | {wall:.2} s | {ideal:.2} s | {:.2} | {cpu:.1} s | {memory} MiB |",
         average[0],
