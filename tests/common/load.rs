@@ -192,7 +192,12 @@ impl Site {
 
     /// What a dry run plans.
     pub(crate) fn plan(&self) -> Plan {
-        Plan::of(&self.plugin(CHECKER, &[]).run().exits(0).json())
+        Plan::of(&self.plan_of(CHECKER))
+    }
+
+    /// The document of a dry run as this user.
+    pub(crate) fn plan_of(&self, user: &str) -> Value {
+        self.plugin(user, &[]).run().exits(0).json()
     }
 
     /// Every stale answer that is possible now for these digests, in these repositories: what Redis or the memory of a
