@@ -272,6 +272,25 @@ fn what_a_pushed_image_shares_stays() {
 }
 
 #[test]
+fn links_that_a_pushed_image_needs_stay_and_others_go() {
+    let cluster = Cluster::of(shop());
+    let link = (Method::DELETE, format!("/v2/shop/web/manifests/{}$", digest("b")));
+    let push = |store: &Store| {
+        // The registry creates the image before a tag names it.
+        let mut new = image("n", &["base", "bd"]);
+        new["metadata"]["creationTimestamp"] = hours_ago(0).into();
+        store.create("images", new);
+    };
+    let seen = format!("images.image.openshift.io {}", digest("n"));
+    let ran = run_with(&cluster, "pruner", &[KEEP_ONE], link, push, &seen).exits(0);
+    let links = cluster.changes().layer_links;
+    assert!(!links.contains_key(&at("shop/web", "bd")) && cluster.has_blob(&digest("bd")), "{ran}");
+    assert!(links.contains_key(&at("shop/web", "b1")) && is_gone(&cluster, "b"), "{ran}");
+    let by = format!("image  {} ", digest("n"));
+    assert_eq!(spared(&ran), [(at("shop/web", "bd"), by.clone()), (digest("bd"), by)].into());
+}
+
+#[test]
 fn a_submanifest_that_a_new_pod_names_stays() {
     let mut index = image("i", &[]);
     index["dockerImageManifestMediaType"] = "application/vnd.oci.image.index.v1+json".into();

@@ -225,7 +225,16 @@ pub async fn broken_images(registry: Option<&Registry>, meanwhile: &Meanwhile) -
         };
         add(&mut broken, lacks);
     }
+    // An image needs its own parts: that is told where nothing else names it.
+    let named: BTreeSet<String> =
+        broken.iter().filter(|lacks| !is_own(lacks)).map(|lacks| lacks.image.clone()).collect();
+    broken.retain(|lacks| !is_own(lacks) || !named.contains(&lacks.image));
     broken
+}
+
+/// Whether nothing but the image itself is known to need its parts.
+fn is_own(lacks: &BrokenImage) -> bool {
+    lacks.by.as_ref().is_some_and(|by| by.kind == "image" && by.name == lacks.image)
 }
 
 /// What the registry says of a deleted blob.
