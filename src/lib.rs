@@ -17,6 +17,7 @@ pub mod error;
 pub mod execute;
 pub mod hard_prune;
 pub mod inventory;
+pub mod journal;
 pub mod model;
 pub mod plan;
 pub mod registry;

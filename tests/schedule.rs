@@ -183,6 +183,53 @@ fn rule_text(rule: &Value) -> String {
 }
 
 #[test]
+fn with_a_claim_the_job_first_finishes_what_was_cut_short() {
+    let flags = [
+        "-o",
+        "json",
+        "--journal-claim=journal",
+        "--keep-tag-revisions=5",
+        "--namespace=shop",
+        "--selector=a=b",
+        "--registry-cache=restart",
+        "--timeout=1h",
+        "--metrics-file=/m",
+        "--num-workers=2",
+    ];
+    let job = find(&items(&cronjob(&flags).exits(0).json()), "CronJob");
+    let spec = &pod(&job)["spec"];
+    assert_eq!(
+        spec["volumes"][0],
+        json!({ "name": "state", "persistentVolumeClaim": { "claimName": "journal" } })
+    );
+    let first = &spec["initContainers"][0];
+    let container = &spec["containers"][0];
+    for field in ["image", "env", "volumeMounts", "securityContext", "resources"] {
+        assert_eq!(first[field], container[field], "{field}");
+    }
+    assert_eq!(
+        first["args"],
+        json!([
+            "resume",
+            "--confirm",
+            "--num-workers=2",
+            "--timeout=1h",
+            "--registry-cache=restart",
+            "--check=off",
+            "--verify=off",
+            "--certificate-authority=/var/run/configmaps/serviceca/service-ca.crt",
+        ])
+    );
+    let without = find(&items(&cronjob(&["-o", "json"]).exits(0).json()), "CronJob");
+    let spec = &pod(&without)["spec"];
+    assert_eq!(
+        (&spec["volumes"][0], &spec["initContainers"]),
+        (&json!({ "name": "state", "emptyDir": {} }), &json!(null))
+    );
+    cronjob(&["--journal-claim=A"]).exits(2).says("\"A\" for \"--journal-claim\" flag");
+}
+
+#[test]
 fn a_job_is_a_job() {
     let ran =
         Plugin::new().args(["job", "-o", "json", "-n", "shop", "--num-workers=2", "-v", "3"]).run().exits(0);
@@ -293,7 +340,9 @@ fn what_is_secret_and_who_is_trusted_come_from_files() {
         assert!(args.iter().any(|known| known == arg), "{arg}: {args:?}");
     }
     // A route is vouched for by another authority than the replicas: theirs is read.
-    assert_eq!(rule_text(&find(&items, "Role")["rules"][0]), "get configmaps/openshift-service-ca.crt");
+    let role = find(&items, "Role");
+    let rules: Vec<String> = role["rules"].as_array().unwrap().iter().map(rule_text).collect();
+    assert!(rules.contains(&"get configmaps/openshift-service-ca.crt".to_owned()), "{rules:?}");
     let volumes = pod(&job)["spec"]["volumes"].as_array().unwrap();
     let mounts = pod(&job)["spec"]["containers"][0]["volumeMounts"].as_array().unwrap();
     let names = |list: &[Value]| {
@@ -358,7 +407,7 @@ fn applying_shows_what_changes_and_changes_it_when_told_to() {
     run(&["--apply"])
         .exits(0)
         .prints("--- (none)\n+++ cronjob.batch/prune-images (created)\n")
-        .says("6 object(s) would change - nothing was. Add --confirm to apply them");
+        .says("8 object(s) would change - nothing was. Add --confirm to apply them");
     assert_eq!(sandbox.store().revision(), before);
     run(&["--apply", "--confirm"]).exits(0).prints("cronjob.batch/prune-images applied\n");
     let cron = sandbox.store().get("cronjobs", NAMESPACE, "prune-images").unwrap();
@@ -614,10 +663,25 @@ fn suffices(flags: &[&str], redis: Option<&Server>, is_complete: bool, missing: 
     }
 }
 
-/// What every job may read, so that it keeps what is protected by it.
-const PROTECTING: [(&str, i32, &str); 2] = [
+/// What every job may do: read what protects, and keep a second prune away.
+const PROTECTING: [(&str, i32, &str); 5] = [
     ("list namespaces", 0, "rights are missing: list namespaces"),
     ("list controllerrevisions", 0, "rights are missing: list controllerrevisions.apps"),
+    (
+        "get leases/oc-prune-images",
+        0,
+        "Lock: on this machine alone: the right to get leases.coordination.k8s.io in namespace openshift-image-registry",
+    ),
+    (
+        "create leases",
+        0,
+        "Lock: on this machine alone: the right to create leases.coordination.k8s.io in namespace",
+    ),
+    (
+        "update leases/oc-prune-images",
+        0,
+        "Lock: the Lease could not be given back, and ends by itself in 2m: forbidden",
+    ),
 ];
 const EVICTION: (&str, i32, &str) =
     ("create pods/eviction", 1, "create pods/eviction in namespace openshift-image-registry");

@@ -9,6 +9,7 @@ use oc_prune_images::cache::commands::status::CacheStatus;
 use oc_prune_images::report::document::{PrunePlan, PruneResult};
 use oc_prune_images::report::explain::Explanation;
 use oc_prune_images::report::hard_prune::HardPruneResult;
+use oc_prune_images::report::journal::JournalReport;
 use oc_prune_images::report::usage::Usage;
 use oc_prune_images::report::what_if::WhatIf;
 use oc_prune_images::run::ImageVerification;
@@ -57,6 +58,11 @@ fn the_schema_of_the_cache_status_is_current() {
 #[test]
 fn the_schema_of_the_verification_is_current() {
     check("image-verification.json", &schema_of::<ImageVerification>());
+}
+
+#[test]
+fn the_schema_of_the_journal_is_current() {
+    check("journal.json", &schema_of::<JournalReport>());
 }
 
 #[test]

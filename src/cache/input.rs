@@ -4,6 +4,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::redis::{Doomed, is_cached_repository, is_digest};
+use crate::journal::{self, LinkKind};
 use crate::text::brief;
 
 /// Why an input says nothing about what was deleted.
@@ -28,6 +29,9 @@ pub enum InputError {
     /// The document does not parse, or lacks something.
     #[error("it is no document of `-o json` or `-o yaml`: {0}")]
     NoDocument(String),
+    /// It begins as a journal does, and is none.
+    #[error("{0}")]
+    NoJournal(String),
     /// A document of another kind.
     #[error("it is a {}, not the PruneResult of a confirmed prune", brief(.0))]
     OtherKind(String),
@@ -58,6 +62,35 @@ pub fn digests(text: &str) -> Result<Doomed, InputError> {
             }
             doomed.link(repository, digest);
         }
+    }
+    Ok(doomed)
+}
+
+/// Reads what a prune has deleted: its document, or its journal.
+///
+/// # Errors
+/// It is neither.
+pub(super) fn result(text: &str) -> Result<Doomed, InputError> {
+    let is_journal = text.starts_with(r#"{"record":"#);
+    if is_journal { from_journal(text) } else { result_document(text) }
+}
+
+/// What a journal says was deleted.
+fn from_journal(text: &str) -> Result<Doomed, InputError> {
+    let loaded = journal::read(text.as_bytes()).map_err(|error| InputError::NoJournal(error.to_string()))?;
+    let repository = |position: u32| loaded.repositories.get(position as usize).map_or("", AsRef::as_ref);
+    let mut doomed = Doomed::default();
+    for (id, blob) in loaded.blobs.iter().filter(|(_, blob)| blob.done) {
+        let digest = loaded.names.text(*id);
+        doomed.blob(&digest);
+        for position in &blob.repositories {
+            doomed.link(repository(*position), &digest);
+        }
+    }
+    for ((position, LinkKind::Layer | LinkKind::Manifest, id), _) in
+        loaded.links.iter().filter(|(_, done)| **done)
+    {
+        doomed.link(repository(*position), &loaded.names.text(*id));
     }
     Ok(doomed)
 }
@@ -117,6 +150,8 @@ pub fn result_document(text: &str) -> Result<Doomed, InputError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::execute::{Change, Outcome};
 
@@ -170,6 +205,36 @@ mod tests {
         expected.link("shop/web", &b);
         assert_eq!(result_document(&document.to_string()), Ok(expected.clone()));
         assert_eq!(result_document(&serde_saphyr::to_string(&document).unwrap()), Ok(expected));
+    }
+
+    #[test]
+    fn a_journal_says_it_too() {
+        let (a, b) = (digest('a'), digest('b'));
+        let lines = [
+            json!({
+                "record": "begin", "version": 1, "program": "0.1.0", "server": "https://h", "cluster": "h", "user": "u",
+                "host": "h", "pid": 1, "started": "2026-11-24T16:00:00Z",
+                "selection": {
+                    "now": "2026-11-24T16:00:00Z", "all": true, "pruneRegistry": true, "ignoreInvalidRefs": false,
+                },
+            }),
+            json!({ "record": "blob", "digest": a, "repositories": ["shop/web", "shop/api"] }),
+            json!({ "record": "blob", "digest": digest('c') }),
+            json!({ "record": "planned", "streams": 1, "images": 1, "blobs": 2 }),
+            json!({ "record": "done", "kind": "layerLink", "repository": "shop/web", "digest": b, "ms": 1 }),
+            json!({ "record": "done", "kind": "blob", "digest": a, "ms": 2 }),
+        ];
+        let text = lines.map(|line| line.to_string() + "\n").concat();
+        let mut expected = Doomed::default();
+        expected.blob(&a);
+        expected.link("shop/web", &a);
+        expected.link("shop/api", &a);
+        expected.link("shop/web", &b);
+        assert_eq!(result(&text), Ok(expected));
+        assert_eq!(
+            result("{\"record\":1}\n").unwrap_err().to_string().split(':').next(),
+            Some("it is no journal")
+        );
     }
 
     #[test]

@@ -334,6 +334,12 @@ impl Evictor {
         }
     }
 
+    /// Whether a replica may believe in this blob.
+    #[must_use]
+    pub fn is_doubtful(&self, digest: &str) -> bool {
+        self.shared.state().unconfirmed.values().any(|digests| digests.contains(digest))
+    }
+
     /// The pods that are still there and may be stale, and for which blobs.
     #[must_use]
     pub fn unconfirmed(&self) -> Vec<Unconfirmed> {

@@ -24,6 +24,7 @@ use super::rollout::{self, Progress, Proof, Restart, Restarted, Survivor, Ways};
 use crate::cluster::{Cluster, ConnectionOptions};
 use crate::error::Failure;
 use crate::execute::{Meanwhile, Signal};
+use crate::journal::{Inherited, InheritedBlob};
 use crate::registry::{self, Freshness, Registry, is_repository};
 use crate::text::time_text;
 
@@ -310,6 +311,53 @@ impl CacheStep {
             doomed.link(repository, digest);
             // What is not confirmed is tried again at the end.
             let _ = redis.evict(doomed, REDIS_DEADLINE).await;
+        }
+    }
+
+    /// Whether Redis and every replica have confirmed that they forgot this blob, which is gone.
+    #[must_use]
+    pub fn has_forgotten(&self, digest: &str) -> bool {
+        let evictor = self.evictor.as_ref().filter(|_| self.evicts());
+        evictor.is_some_and(|evictor| !evictor.is_doubtful(digest))
+    }
+
+    /// Takes over what another run has, or may have, deleted, the last of it at `last`. Redis forgets it at once. Replicas
+    /// are told nothing: who did not confirm that it forgot a blob is asked for it at the end, and one that has just
+    /// answered twice that the data is missing is told then, so that no upload which came since is lost.
+    pub async fn inherit(&self, inherited: &Inherited, last: Timestamp) {
+        let Inherited { blobs, links } = inherited;
+        if inherited.is_empty() {
+            return;
+        }
+        {
+            let mut gone = self.gone();
+            gone.links += links.len();
+            for InheritedBlob { digest, repositories, .. } in blobs {
+                gone.blobs.insert(digest.clone(), repositories.iter().cloned().collect());
+            }
+            let (now, time) = (Instant::now(), Timestamp::now());
+            let ago = Duration::try_from(time.duration_since(last)).unwrap_or_default();
+            // A machine may have been started since.
+            gone.last = Some((now.checked_sub(ago).unwrap_or(now), last.min(time)));
+        }
+        if let Some((redis, _)) = self.redis() {
+            let mut doomed = Doomed::default();
+            for InheritedBlob { digest, repositories, .. } in blobs {
+                doomed.blob(digest);
+                for repository in repositories.iter().filter(|name| is_repository(name)) {
+                    doomed.link(repository, digest);
+                }
+            }
+            for (repository, digest) in links.iter().filter(|(repository, _)| is_repository(repository)) {
+                doomed.link(repository, digest);
+            }
+            // What is not confirmed is tried again at the end.
+            let _ = redis.evict(doomed, REDIS_DEADLINE).await;
+        }
+        if let Some(evictor) = self.evictor.as_ref().filter(|_| self.evicts()) {
+            for InheritedBlob { digest, .. } in blobs.iter().filter(|blob| !blob.forgotten) {
+                evictor.doubt(digest);
+            }
         }
     }
 

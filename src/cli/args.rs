@@ -2,6 +2,7 @@
 //! those of the reference (`validate.rs`).
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
 
@@ -46,6 +47,13 @@ pub(super) struct PruneArgs {
     #[command(flatten)]
     pub(super) running: RunningArgs,
 
+    /// Where the journal of a confirmed run goes
+    ///
+    /// What is about to be deleted, what was deleted, and the objects as they were; a run that was cut short is finished
+    /// from it. Default: a new file below $XDG_STATE_HOME/oc-prune-images (~/.local/state).
+    #[arg(long, value_name = "FILE")]
+    pub(super) journal: Option<PathBuf>,
+
     /// How much to log on stderr, 0 to 10
     #[arg(long = "v", short = 'v', value_name = "N")]
     pub(super) verbosity: Option<String>,
@@ -84,6 +92,8 @@ terminal it asks.
 Commands:
   {program}                        What would go
   {program} --confirm              Delete it
+  {program} resume                 Finish a prune that was cut short
+  {program} journal show, export   What a prune did; the objects that it deleted
   {program} explain TARGET         Why an image stays or goes
   {program} usage                  Where the registry's storage goes
   {program} what-if                What other values would free

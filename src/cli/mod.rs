@@ -9,6 +9,7 @@ mod connection;
 pub mod duration;
 mod explain;
 mod hard_prune;
+mod journal;
 mod man;
 mod options;
 mod parse;
@@ -16,6 +17,7 @@ mod place;
 mod place_files;
 mod redis;
 mod registry;
+mod resume;
 mod running;
 mod schedule;
 mod selection;
@@ -30,6 +32,7 @@ mod what_if;
 mod tests;
 
 pub use completion::{Candidate, Completion, Source};
+pub use journal::{JournalOptions, JournalTask};
 pub use options::{
     CaBundle, ExplainOptions, Keep, LookFormat, Options, OutputFormat, PruneOptions, RegistryOptions,
 };

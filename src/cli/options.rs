@@ -27,6 +27,8 @@ pub struct Options {
     /// Whether the command line leaves it open what is to be done, so that somebody at a terminal may be asked: neither
     /// `--confirm` nor `--dry-run` nor `--output`.
     pub may_ask: bool,
+    /// `--journal`: where the journal goes, or is.
+    pub journal: Option<PathBuf>,
     /// `--num-workers`: deletions in flight; without it they follow how the servers answer.
     pub num_workers: Option<NonZeroUsize>,
     /// `--verify`: which images that stay are asked for at the end.

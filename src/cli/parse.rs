@@ -15,9 +15,12 @@ use super::{
     completion::Completion,
     explain::ExplainArgs,
     hard_prune::HardPruneArgs,
+    journal,
+    journal::JournalOptions,
     man,
     options::{ExplainOptions, Options},
     place_files::PlaceFilesOptions,
+    resume::ResumeArgs,
     schedule, subcommand,
     usage::{UsageArgs, UsageOptions},
     validate,
@@ -41,6 +44,10 @@ pub enum Invocation {
     Print(String),
     /// Plan a prune, and carry it out if [`Options::confirm`] says so.
     Prune(Box<Options>),
+    /// Finish a prune that was cut short, or say what is left of it.
+    Resume(Box<Options>),
+    /// Show what a journal says.
+    Journal(Box<JournalOptions>),
     /// Say why images stay or go.
     Explain(Box<ExplainOptions>),
     /// Ask the registry's replicas for what was deleted.
@@ -102,6 +109,8 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
             Some("completion") => return subcommand::read::<completion::CompletionArgs>(named, program),
             Some("explain") => return subcommand::read::<ExplainArgs>(named, program),
             Some("cronjob") => return subcommand::read::<schedule::CronJobArgs>(named, program),
+            Some(journal::WORD) => return journal::invocation(rest, program),
+            Some("resume") => return subcommand::read::<ResumeArgs>(named, program),
             Some("job") => return subcommand::read::<schedule::JobArgs>(named, program),
             Some("hard-prune") => return subcommand::read::<HardPruneArgs>(named, program),
             Some("man") => return subcommand::read::<man::ManArgs>(named, program),
@@ -137,6 +146,8 @@ fn invocation(words: Vec<OsString>, program: &str) -> Result<Invocation, Failure
 #[must_use]
 pub fn commands(program: &str) -> Vec<clap::Command> {
     let mut commands = vec![command(program)];
+    commands.push(subcommand::command::<ResumeArgs>(program));
+    commands.extend(journal::commands(program));
     commands.push(subcommand::command::<ExplainArgs>(program));
     commands.extend([subcommand::command::<UsageArgs>(program), subcommand::command::<WhatIfArgs>(program)]);
     commands.push(subcommand::command::<VerifyArgs>(program));

@@ -111,6 +111,13 @@ struct ObjectArgs {
     #[arg(long, value_name = "NAME")]
     redis_client_secret: Option<String>,
 
+    /// A persistent volume claim for the journal of its runs
+    ///
+    /// In the job's namespace. The job first finishes what a run before it has left, should that have been cut short, and
+    /// then prunes. Without it the journal ends with the pod: a prune that is killed leaves links behind that nothing names.
+    #[arg(long, value_name = "NAME")]
+    journal_claim: Option<String>,
+
     /// A Secret that the registry's configuration refers to (can be repeated)
     ///
     /// The job gets the right to read it: without, a Redis whose password is in there cannot be spoken to. Where a
@@ -356,6 +363,10 @@ fn options(
     if image.starts_with('-') || !image.chars().all(|c| c.is_ascii_graphic()) {
         return Err(invalid("--image", &image, "it is no pull spec"));
     }
+    let journal_claim = nonempty(args.journal_claim.clone());
+    if let Some(name) = journal_claim.as_deref().filter(|name| !is_subdomain(name)) {
+        return Err(invalid("--journal-claim", name, NO_NAME));
+    }
     let apply = apply(&args)?;
     let output = nonempty(args.output.clone());
     if apply.is_some() && output.is_some() {
@@ -381,6 +392,7 @@ fn options(
         name,
         namespace,
         image,
+        journal_claim,
         requests,
         limits,
         flags,

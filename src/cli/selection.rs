@@ -223,21 +223,6 @@ fn referrers_from(lists: &[String]) -> Result<Vec<ResourceName>, Failure> {
     Ok(names)
 }
 
-/// Reads a resource as kubectl does. A group's first part may look like a version, too: then the version is needed.
 fn resource_name(word: &str) -> Option<ResourceName> {
-    let is_name = is_subdomain(word);
-    let (resource, rest) = word.split_once('.').unwrap_or((word, ""));
-    let (second, group) = rest.split_once('.').unwrap_or((rest, ""));
-    let (version, group) = if is_version(second) { (Some(second.to_owned()), group) } else { (None, rest) };
-    is_name.then(|| ResourceName { resource: resource.to_owned(), version, group: group.to_owned() })
-}
-
-/// Whether it looks like an API version: `v1`, `v1beta2`, `v2alpha1`.
-fn is_version(part: &str) -> bool {
-    let is_number = |text: &str| text.starts_with(|c| matches!(c, '1'..='9')) && text.parse::<u32>().is_ok();
-    let Some(rest) = part.strip_prefix('v') else { return false };
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let (major, stage) = rest.split_at(end);
-    let is_stage = |name: &str| stage.strip_prefix(name).is_some_and(is_number);
-    is_number(major) && (stage.is_empty() || is_stage("alpha") || is_stage("beta"))
+    ResourceName::parse(word).filter(|_| is_subdomain(word))
 }

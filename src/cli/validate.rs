@@ -39,6 +39,7 @@ pub(super) fn validate(args: PruneArgs, program: String) -> Result<Options, Fail
         poll_interval: running.poll_interval,
         metrics_file: running.metrics_file,
         report: running.report,
+        journal: nonempty_path(args.journal),
         verbosity: verbosity(args.verbosity.as_deref())?,
         confirm,
         may_ask: args.confirm.is_none() && !dry_run && nonempty(args.output).is_none(),

@@ -7,7 +7,7 @@
 //! Otherwise the order is free: what frees most goes first.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -33,6 +33,8 @@ struct Schedule {
     holders: Vec<u32>,
     /// The blobs that several of these images name, and how many do.
     shared: HashMap<Id, u32>,
+    /// Blobs with a link that could not be deleted: the registry deletes no link of what is gone.
+    linked: BTreeSet<Id>,
     state: Mutex<State>,
 }
 
@@ -58,7 +60,11 @@ struct Begun {
 
 impl Schedule {
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 2^32 images")]
-    fn new(inventory: &Inventory, decisions: &[ImageDecision]) -> (Self, UnboundedReceiver<(usize, Begun)>) {
+    fn new(
+        inventory: &Inventory,
+        decisions: &[ImageDecision],
+        linked: BTreeSet<Id>,
+    ) -> (Self, UnboundedReceiver<(usize, Begun)>) {
         let is_doomed = |position: &usize| decisions[*position].verdict == ImageVerdict::Delete;
         let doomed = || (0..decisions.len()).filter(is_doomed);
         let mut holders = vec![NONE; inventory.names.len()];
@@ -93,7 +99,7 @@ impl Schedule {
         let order = order.into_iter().map(|(_, position)| position).collect();
         let (ready, becomes_ready) = unbounded_channel();
         let state = State { open, needed: HashSet::new(), waiting: HashMap::new(), ready };
-        (Self { order, holders, shared, state: Mutex::new(state) }, becomes_ready)
+        (Self { order, holders, shared, linked, state: Mutex::new(state) }, becomes_ready)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,7 +110,8 @@ impl Schedule {
     /// which they go.
     fn blobs(&self, inventory: &Inventory, position: usize, decision: &ImageDecision) -> (Vec<Id>, Vec<Id>) {
         let manifest = inventory.images.all()[position].name;
-        let is_alone = |blob: &Id| *blob != manifest && !self.shared.contains_key(blob);
+        let is_alone =
+            |blob: &Id| *blob != manifest && !self.shared.contains_key(blob) && !self.linked.contains(blob);
         let (mut alone, mut last): (Vec<Id>, Vec<Id>) =
             decision.blobs.iter().partition(|blob| is_alone(blob));
         let bytes = |blob: &Id| Reverse(inventory.images.blob_bytes(*blob));
@@ -123,9 +130,9 @@ impl Schedule {
         waits
     }
 
-    /// Whether an image that could not be deleted names the blob.
+    /// Whether an image that could not be deleted names the blob, or a link does.
     fn is_needed(&self, blob: Id) -> bool {
-        self.state().needed.contains(&blob)
+        self.linked.contains(&blob) || self.state().needed.contains(&blob)
     }
 
     /// Notes that an image is done.
@@ -161,7 +168,7 @@ enum Entry {
 impl Run<'_> {
     /// Deletes the images that the decisions name, with their blobs.
     pub(super) async fn images(&self, inventory: &Inventory, decisions: &[ImageDecision]) {
-        let (schedule, mut ready) = Schedule::new(inventory, decisions);
+        let (schedule, mut ready) = Schedule::new(inventory, decisions, self.linked());
         let image = |position, entry| {
             let decision = &decisions[position];
             self.image(inventory, &schedule, position, decision, entry)
@@ -275,7 +282,7 @@ impl Run<'_> {
     }
 
     /// Whether the blob is gone, or stays because another image needs it by now.
-    async fn blob(&self, turn: &mut Turn, inventory: &Inventory, blob: Id) -> bool {
+    pub(super) async fn blob(&self, turn: &mut Turn, inventory: &Inventory, blob: Id) -> bool {
         // Without a registry nothing is gone from one, unless it was to be left alone.
         let Some(registry) = self.tools.registry else { return !self.plan.rules.prune_registry };
         let digest = inventory.names.text(blob).into_owned();
@@ -382,7 +389,7 @@ mod tests {
             let keep = Keep::Recent { tag_revisions: 1, cutoff: i128::MAX };
             let rules = Rules { keep, all: true, namespace: None, prune_registry: true };
             let decisions = decide(&inventory, &rules).images;
-            let (schedule, mut ready) = Schedule::new(&inventory, &decisions);
+            let (schedule, mut ready) = Schedule::new(&inventory, &decisions, BTreeSet::new());
             let mut order: Vec<usize> = schedule.order.iter().map(|position| *position as usize).collect();
             prop_assert_eq!(order.len(), layers.len());
 

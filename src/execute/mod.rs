@@ -6,6 +6,7 @@
 
 mod aftermath;
 mod images;
+mod leftovers;
 mod outcome;
 mod streams;
 
@@ -23,6 +24,7 @@ use crate::cache::CacheStep;
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
 use crate::inventory::{self, News, Scope};
+use crate::journal::Journal;
 use crate::model::{Id, Inventory};
 use crate::plan::{
     Guard, Holder, ImageDecision, ImageVerdict, ItemVerdict, Plan, Repositories, Stage2, decide_images,
@@ -71,15 +73,18 @@ pub enum Stop {
     Signal(Signal),
     /// `--timeout`.
     Timeout,
+    /// Another run may have begun.
+    LostLock,
 }
 
 impl Stop {
-    /// The word for it in documents: `SIGINT`, `SIGTERM`, `SIGHUP`, `timeout`.
+    /// The word for it in documents: `SIGINT`, `SIGTERM`, `SIGHUP`, `timeout`, `lostLock`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Signal(signal) => signal.name(),
             Self::Timeout => "timeout",
+            Self::LostLock => "lostLock",
         }
     }
 }
@@ -101,6 +106,8 @@ pub struct Tools<'a> {
     pub news: Option<&'a News>,
     /// Becomes something when the run is to end: what is in flight is finished, nothing new is started.
     pub stop: watch::Receiver<Option<Stop>>,
+    /// Hears of each stream before it is updated.
+    pub journal: Option<&'a Journal>,
     /// Hears of every change once the server has confirmed it, and of every failure.
     pub tell: &'a (dyn Fn(Event<'_>) + Sync),
 }
@@ -136,6 +143,8 @@ struct Run<'a> {
     refused: AtomicBool,
     /// How many deletions in a row got no answer, or a server error.
     unanswered: AtomicUsize,
+    /// What a link could not be deleted of.
+    linked: Mutex<BTreeSet<Id>>,
 }
 
 /// After so many deletions in a row without an answer the registry counts as gone.
@@ -172,10 +181,13 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Exe
         stopped: AtomicBool::new(false),
         refused: AtomicBool::new(false),
         unanswered: AtomicUsize::new(0),
+        linked: Mutex::default(),
     };
     let removed = run.streams().await;
+    run.leftover_links().await;
     let candidates: BTreeSet<Id> = planned.union(&removed).copied().collect();
-    if plan.stage2 == Stage2::Runs && !candidates.is_empty() && run.goes_on() {
+    let something_goes = !candidates.is_empty() || !plan.leftovers.blobs.is_empty();
+    if plan.stage2 == Stage2::Runs && something_goes && run.goes_on() {
         run.second_stage(&planned, &removed, &candidates).await;
     }
     let stop = if run.stopped.load(Ordering::Relaxed) { *run.tools.stop.borrow() } else { None };
@@ -235,6 +247,18 @@ impl Run<'_> {
         }
     }
 
+    /// The next run tries again what the journal knows of, and the registry deletes no link of what is gone.
+    fn link_failed(&self, id: Id) {
+        if self.tools.journal.is_some() {
+            self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        }
+    }
+
+    /// What has to stay because of a link.
+    fn linked(&self) -> BTreeSet<Id> {
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn registry_answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
     }
@@ -273,6 +297,7 @@ impl Run<'_> {
             }
         }
         self.images(&inventory, &decisions).await;
+        self.leftover_blobs(&inventory).await;
     }
 
     async fn decide_again(&self, candidates: &BTreeSet<Id>) -> Result<Vec<ImageDecision>, Failure> {

@@ -120,7 +120,8 @@ pub struct Outcome {
     /// Whether images that stay can be pulled; absent where nothing was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
-    /// What ended the run early: `SIGINT`, `SIGTERM`, `SIGHUP` at a terminal that went away, or `timeout`.
+    /// What ended the run early: `SIGINT`, `SIGTERM`, `SIGHUP` at a terminal that went away, `timeout`, or
+    /// `lostLock` where another run may have begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interrupted: Option<&'static str>,
     /// What was planned and not done, where the run was ended early.

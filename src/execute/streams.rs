@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use super::{Change, FailedObject, Run, Spared};
 use crate::cache::CacheStep;
+use crate::cause::io_text;
 use crate::cluster::{ApiError, ApiRequest};
 use crate::error::Failure;
 use crate::inventory::{self, stream_path};
+use crate::journal::{Object, planned_stream};
 use crate::model::{Id, Stream};
 use crate::plan::{Holder, ItemVerdict, StreamDecision, missing_images, needed_in_repository};
 use crate::registry::{Deletion, RegistryError};
@@ -55,7 +57,7 @@ impl Progress {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Link {
+pub(super) enum Link {
     Manifest,
     Layer,
 }
@@ -169,6 +171,8 @@ impl Run<'_> {
                 return Err(Failure::nothing_changed("the registry that holds its links is not known")
                     .hint("name it: --registry-url=https://HOST[:PORT]"));
             }
+            let is_new = fresh.resource_version != stream.resource_version;
+            self.write_down(&object, &fresh, is_new.then_some(&decision)).await?;
             let after = remove_items(&mut object, &fresh, &decision).map_err(Failure::nothing_changed)?;
             let body =
                 serde_json::to_vec(&object).map_err(|error| Failure::nothing_changed(error.to_string()))?;
@@ -191,8 +195,29 @@ impl Run<'_> {
         Err(Failure::nothing_changed(format!("{last} (given up after {ATTEMPTS} attempts)")))
     }
 
+    /// Keeps the stream as it is, and what was decided about it anew, before it is updated.
+    async fn write_down(
+        &self,
+        object: &Value,
+        stream: &Stream,
+        decision: Option<&StreamDecision>,
+    ) -> Result<(), Failure> {
+        let Some(journal) = self.tools.journal else { return Ok(()) };
+        let kept = serde_json::value::to_raw_value(object).map_err(std::io::Error::other);
+        let mut kept = kept.and_then(|object| journal.before_update(&Object::Stream(&object)));
+        if let Some(decision) = decision {
+            let planned = planned_stream(&*self.inventory.read().await, stream, decision);
+            kept = kept.and_then(|()| journal.decided(planned));
+        }
+        kept.map_err(|error| Failure::nothing_changed(format!("write the journal: {}", io_text(&error))))
+    }
+
     /// The stream as it is, whole and reduced; nothing if it is gone.
-    async fn fetch(&self, turn: &mut Turn, stream: &Stream) -> Result<Option<(Value, Stream)>, Failure> {
+    pub(super) async fn fetch(
+        &self,
+        turn: &mut Turn,
+        stream: &Stream,
+    ) -> Result<Option<(Value, Stream)>, Failure> {
         turn.again().await;
         let answer = self.tools.cluster.request_in(turn, ApiRequest::get(stream_path(stream))).await;
         let body = match answer {
@@ -263,7 +288,7 @@ impl Run<'_> {
     }
 
     /// Deletes links; the first one in this turn, which comes back if there is none.
-    async fn links(
+    pub(super) async fn links(
         &self,
         turn: Option<Turn>,
         repository: &str,
@@ -324,6 +349,7 @@ impl Run<'_> {
                 }
                 Err(error) => {
                     self.registry_failed(&error);
+                    self.link_failed(*link);
                     self.ledger.failed(FailedObject {
                         failed: match kind {
                             Link::Manifest => "delete manifest link",

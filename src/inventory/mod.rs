@@ -4,6 +4,7 @@ mod decode;
 mod lists;
 mod read;
 mod watch;
+mod whole;
 
 pub use lists::{Absence, Content, List, ListState, Parts, Read, read_lists, read_lists_selecting};
 pub use read::{
@@ -11,3 +12,4 @@ pub use read::{
     reread_streams, stream_path,
 };
 pub use watch::{News, Tell, Told, Watching};
+pub use whole::whole_images;

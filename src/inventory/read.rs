@@ -1,7 +1,7 @@
 //! The reading itself: pages, several lists in flight, restarts.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +49,44 @@ pub struct ResourceName {
     pub version: Option<String>,
     /// The group; empty for core.
     pub group: String,
+}
+
+impl ResourceName {
+    /// Reads a resource as kubectl does. A group's first part may look like a version, too: then the version is needed.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if !word.split('.').all(|part| !part.is_empty() && part.chars().all(is_name)) {
+            return None;
+        }
+        let (resource, rest) = word.split_once('.').unwrap_or((word, ""));
+        let (second, group) = rest.split_once('.').unwrap_or((rest, ""));
+        let (version, group) =
+            if is_version(second) { (Some(second.to_owned()), group) } else { (None, rest) };
+        Some(Self { resource: resource.to_owned(), version, group: group.to_owned() })
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, version, group } = self;
+        f.write_str(resource)?;
+        let parts = version
+            .as_deref()
+            .into_iter()
+            .chain([group.as_str()].into_iter().filter(|group| !group.is_empty()));
+        parts.into_iter().try_for_each(|part| write!(f, ".{part}"))
+    }
+}
+
+/// Whether it looks like an API version: `v1`, `v1beta2`, `v2alpha1`.
+fn is_version(part: &str) -> bool {
+    let is_number = |text: &str| text.starts_with(|c| matches!(c, '1'..='9')) && text.parse::<u32>().is_ok();
+    let Some(rest) = part.strip_prefix('v') else { return false };
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (major, stage) = rest.split_at(end);
+    let is_stage = |name: &str| stage.strip_prefix(name).is_some_and(is_number);
+    is_number(major) && (stage.is_empty() || is_stage("alpha") || is_stage("beta"))
 }
 
 /// What happens while reading, for progress and logs.

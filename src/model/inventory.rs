@@ -203,6 +203,21 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// A stream that is nothing but its name, `namespace/name`.
+    #[must_use]
+    pub fn named(repository: &str) -> Self {
+        let (namespace, name) = repository.split_once('/').unwrap_or(("", repository));
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            resource_version: "".into(),
+            created: i64::MIN,
+            protected: false,
+            selected: true,
+            tags: Vec::new(),
+        }
+    }
+
     /// The repository of the stream in the registry: `namespace/name`.
     #[must_use]
     pub fn repository(&self) -> String {

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::differences::{Differing, differences};
+use super::leftovers::Leftovers;
 use super::marks::Marks;
 use super::references::{References, StreamReferences, Use, difference_of_all};
 use super::{Counts, Difference, Keep, Rules};
-use crate::model::{Id, Image, Images, Import, Inventory, Item, Stream};
+use crate::model::{Id, Image, Images, Import, Inventory, Item, Stream, Tag};
 
 /// What is to be pruned, and why everything else stays.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Plan {
     pub stage2: Stage2,
     /// Everything that the reference implementation would delete and this plan does not.
     pub differences: Vec<Differing>,
+    /// What a run that was cut short has left behind, and no list of the cluster names any longer.
+    pub leftovers: Leftovers,
 }
 
 /// Whether images and blobs are deleted at all.
@@ -162,6 +165,8 @@ pub enum ItemKeep {
     SubmanifestReferenced(Id),
     /// The image carries the protecting label or annotation.
     Protected,
+    /// Nothing keeps it, but the plan that was agreed to does not name it.
+    NotPlanned,
 }
 
 /// Why an item goes.
@@ -242,7 +247,39 @@ pub(super) fn decide_alone(inventory: &Inventory, rules: &Rules) -> Plan {
     let (mut decider, stage2) = Decider::new(inventory, rules, &references, Safety::Ours);
     let streams: Vec<_> = inventory.streams.iter().map(|stream| decider.stream(stream)).collect();
     let images = decider.images(&streams, stage2, |_| true);
-    Plan { rules: rules.clone(), references, streams, images, stage2, differences: Vec::new() }
+    Plan {
+        rules: rules.clone(),
+        references,
+        streams,
+        images,
+        stage2,
+        differences: Vec::new(),
+        leftovers: Leftovers::default(),
+    }
+}
+
+/// Decides about everything; of what may go, only that goes of which `item` and `image` say that it was agreed to
+/// before.
+#[must_use]
+pub fn decide_agreed(
+    inventory: &Inventory,
+    rules: &Rules,
+    item: impl Fn(&Stream, &Tag, &Item) -> bool,
+    image: impl Fn(&Image) -> bool,
+) -> Plan {
+    let references = References::collect(inventory, rules);
+    let (mut decider, stage2) = Decider::new(inventory, rules, &references, Safety::Ours);
+    let streams: Vec<_> = inventory.streams.iter().map(|stream| decider.stream_if(stream, &item)).collect();
+    let images = decider.images(&streams, stage2, |position| image(&inventory.images.all()[position]));
+    Plan {
+        rules: rules.clone(),
+        references,
+        streams,
+        images,
+        stage2,
+        differences: Vec::new(),
+        leftovers: Leftovers::default(),
+    }
 }
 
 /// What the reference implementation would decide from the same state.
@@ -280,7 +317,16 @@ impl Plan {
                 counts.add_blob(inventory.images.blob_bytes(*blob));
             }
         }
+        self.leftovers.count(&mut counts, inventory);
         counts
+    }
+
+    /// Whether anything in the registry goes.
+    #[must_use]
+    pub fn changes_registry(&self) -> bool {
+        self.streams.iter().any(|stream| !stream.layer_links.is_empty() || !stream.manifest_links.is_empty())
+            || self.images.iter().any(|image| !image.blobs.is_empty())
+            || !self.leftovers.is_empty()
     }
 
     /// Decides about one stream as it is now: for a stream that changed since it was read.
@@ -415,6 +461,15 @@ impl<'a> Decider<'a> {
 
     /// Stage 1 for one stream.
     fn stream(&mut self, stream: &Stream) -> StreamDecision {
+        self.stream_if(stream, &|_: &Stream, _: &Tag, _: &Item| true)
+    }
+
+    /// The same, where an item goes only if `agreed` says so.
+    fn stream_if(
+        &mut self,
+        stream: &Stream,
+        agreed: &impl Fn(&Stream, &Tag, &Item) -> bool,
+    ) -> StreamDecision {
         let verdict = self.stream_verdict(stream);
         if verdict != StreamVerdict::Examined {
             return StreamDecision { verdict, ..StreamDecision::default() };
@@ -423,7 +478,12 @@ impl<'a> Decider<'a> {
         let held = references.map(|references| self.indexes_of_referenced(references)).unwrap_or_default();
         let mut decision = StreamDecision::default();
         for (tag, position, item) in items(stream) {
-            let verdict = self.item(stream, tag, position, item, references, &held);
+            let verdict = match self.item(stream, tag, position, item, references, &held) {
+                ItemVerdict::Remove(_) if !agreed(stream, &stream.tags[tag as usize], item) => {
+                    ItemVerdict::Keep(ItemKeep::NotPlanned, None)
+                }
+                verdict => verdict,
+            };
             decision.items.push(ItemDecision { tag, position, image: item.image, verdict });
         }
         if self.rules.prune_registry && decision.removed() > 0 {

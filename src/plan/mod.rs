@@ -7,6 +7,7 @@ mod decide;
 mod differences;
 pub mod explain;
 mod guard;
+mod leftovers;
 mod marks;
 mod references;
 mod repositories;
@@ -19,11 +20,12 @@ use serde::{Deserialize, Serialize};
 pub use danger::{Danger, dangers};
 pub use decide::{
     ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Plan, Reimport, Stage2,
-    StreamDecision, StreamVerdict, UsedBy, decide, decide_images, missing_images, named_blobs,
+    StreamDecision, StreamVerdict, UsedBy, decide, decide_agreed, decide_images, missing_images, named_blobs,
     needed_in_repository,
 };
 pub use differences::{Differing, DifferingObject};
 pub use guard::{Broken, Gone, Guard, Holder};
+pub use leftovers::{Leftovers, Links, Unfinished};
 pub use references::{InvalidReference, References, Use};
 pub use repositories::Repositories;
 pub use what_if::{Freed, what_if};

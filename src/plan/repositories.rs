@@ -50,7 +50,21 @@ impl Repositories {
             });
             found.add(inventory, image, position);
         }
+        for (blob, repositories) in &plan.leftovers.repositories {
+            for repository in repositories {
+                found.include(*blob, repository);
+            }
+        }
         found
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 2^32 image streams")]
+    fn include(&mut self, blob: Id, repository: &str) {
+        let known = self.of_blob(blob).contains(repository);
+        if !known {
+            self.of.entry(blob).or_default().push(self.names.len() as u32);
+            self.names.push(repository.into());
+        }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 2^32 image streams")]

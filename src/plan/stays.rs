@@ -128,6 +128,6 @@ fn of_item(inventory: &Inventory, plan: &Plan, position: usize, stream: usize, t
         Some(ItemKeep::Revision) => Reason::Revision,
         Some(ItemKeep::WithinSizeLimit) => Reason::WithinSizeLimit,
         Some(ItemKeep::Protected) => Reason::Protected,
-        Some(ItemKeep::ImageAppeared) | None => Reason::Unclear,
+        Some(ItemKeep::ImageAppeared | ItemKeep::NotPlanned) | None => Reason::Unclear,
     }
 }

@@ -10,7 +10,8 @@ use crate::execute::Outcome;
 use crate::model::{Id, Inventory, Kind, Referrer, Target};
 use crate::plan::{
     Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, InvalidReference, ItemDecision,
-    ItemKeep, ItemRemove, ItemVerdict, Keep, Plan, Reimport, Stage2, StreamVerdict, Use, UsedBy, named_blobs,
+    ItemKeep, ItemRemove, ItemVerdict, Keep, Links, Plan, Reimport, Stage2, StreamVerdict, Use, UsedBy,
+    named_blobs,
 };
 use crate::registry::RegistryAccess;
 /// The `apiVersion` of both documents.
@@ -63,6 +64,9 @@ pub struct PlanBody {
     pub stage2: &'static str,
     /// Every image.
     pub images: Vec<ImageEntry>,
+    /// Links and blobs that a run which was cut short has left behind, and no list of the cluster names any longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leftovers: Option<LeftoverEntries>,
     /// What `oc adm prune images` would delete and this plan keeps.
     pub differences: Vec<DifferenceEntry>,
     /// Items that go and that the server imports again.
@@ -251,6 +255,21 @@ pub struct BlobEntry {
     pub bytes: Option<u64>,
 }
 
+/// What a run that was cut short has left behind.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftoverEntries {
+    /// Manifest links: `namespace/stream@digest`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub manifest_links: Vec<String>,
+    /// Layer links: `namespace/stream@digest`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layer_links: Vec<String>,
+    /// Blobs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<BlobEntry>,
+}
+
 /// What `oc adm prune images` would delete and this plan keeps.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -311,6 +330,7 @@ pub fn item_reason(verdict: ItemVerdict) -> &'static str {
             ItemKeep::ImageReferenced => "imageReferenced",
             ItemKeep::SubmanifestReferenced(_) => "submanifestReferenced",
             ItemKeep::Protected => "protected",
+            ItemKeep::NotPlanned => "notPlanned",
         },
         ItemVerdict::Remove(remove) => match remove {
             ItemRemove::ImageMissing => "imageMissing",
@@ -546,6 +566,26 @@ impl<'a> View<'a> {
         self.plan.counts(self.inventory)
     }
 
+    /// What a run that was cut short has left behind; nothing where there is none.
+    #[must_use]
+    pub fn leftovers(&self) -> Option<LeftoverEntries> {
+        let leftovers = &self.plan.leftovers;
+        let links = |of: fn(&Links) -> &BTreeSet<Id>| {
+            let all = leftovers.links.iter();
+            all.flat_map(|(repository, links)| {
+                of(links).iter().map(move |id| format!("{repository}@{}", self.text(*id)))
+            })
+            .collect()
+        };
+        let blob =
+            |id: &Id| BlobEntry { digest: self.text(*id), bytes: self.inventory.images.blob_bytes(*id) };
+        (!leftovers.is_empty()).then(|| LeftoverEntries {
+            manifest_links: links(|links| &links.manifests),
+            layer_links: links(|links| &links.layers),
+            blobs: leftovers.blobs.iter().map(blob).collect(),
+        })
+    }
+
     fn stream_entry(&self, position: usize, doomed: &BTreeSet<Id>) -> StreamEntry {
         let stream = &self.inventory.streams[position];
         let decision = &self.plan.streams[position];
@@ -668,6 +708,7 @@ impl<'a> View<'a> {
                 Stage2::SkippedForMetadata(_) => "skippedForMetadata",
             },
             images: (0..self.plan.images.len()).map(|position| self.image_entry(position)).collect(),
+            leftovers: self.leftovers(),
             differences: self.difference_entries(),
             reimports: self.reimport_counts(),
             missing_images: self.missing_images().into_iter().map(|(entry, _)| entry).collect(),

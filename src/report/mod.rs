@@ -7,6 +7,7 @@ pub mod explain;
 pub mod hard_prune;
 pub mod html;
 mod human;
+pub mod journal;
 pub mod metrics;
 mod reason;
 pub mod summary;

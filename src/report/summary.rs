@@ -186,7 +186,7 @@ fn item_reason(keep: ItemKeep) -> Reason {
         ItemKeep::TagReferenced | ItemKeep::ImageReferenced | ItemKeep::SubmanifestReferenced(_) => {
             Reason::InUse
         }
-        ItemKeep::ImageAppeared => Reason::Appeared,
+        ItemKeep::ImageAppeared | ItemKeep::NotPlanned => Reason::Appeared,
         ItemKeep::Revision => Reason::Revision,
         ItemKeep::WithinSizeLimit => Reason::WithinLimit,
         ItemKeep::Protected => Reason::Protected,

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::document::{InvalidEntry, MissingEntry, Owner, ReferrerEntry, Reimports, View};
+use super::document::{
+    BlobEntry, InvalidEntry, LeftoverEntries, MissingEntry, Owner, ReferrerEntry, Reimports, View,
+};
 use super::human::bytes;
 use super::reason::{image_text, keep_text, remove_text, stream_text};
 use crate::execute::{BrokenImage, Change, FailedObject, Outcome, Spared};
@@ -116,9 +118,27 @@ pub fn plan(out: &mut dyn Write, view: View<'_>, kept: bool) -> io::Result<()> {
             write_image(out, view, &view.text(image.name), decision, kept)?;
         }
     }
+    write_leftovers(out, view)?;
     write_reimports(out, view)?;
     write_missing(out, view)?;
     write_invalid(out, view)
+}
+
+/// What a run that was cut short has left behind.
+fn write_leftovers(out: &mut dyn Write, view: View<'_>) -> io::Result<()> {
+    let Some(LeftoverEntries { manifest_links, layer_links, blobs }) = view.leftovers() else {
+        return Ok(());
+    };
+    writeln!(out, "Left behind by a run that was cut short, and named by nothing:")?;
+    for (what, links) in [("manifest link", manifest_links), ("layer link", layer_links)] {
+        for link in links {
+            writeln!(out, "  {what} {}", printable(&link))?;
+        }
+    }
+    for BlobEntry { digest, bytes: size } in blobs {
+        writeln!(out, "  blob {} ({})", printable(&digest), size.map_or_else(|| "?".to_owned(), bytes))?;
+    }
+    Ok(())
 }
 
 fn write_item(

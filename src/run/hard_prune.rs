@@ -619,6 +619,7 @@ fn exit_of(failures: &[Failure], cache: &CacheOutcome, stopped: Option<Stop>) ->
         Some(Stop::Signal(signal)) => signal.exit(),
         _ if cache.may_lie() => Exit::CacheMayLie,
         Some(Stop::Timeout) => Exit::Timeout,
+        Some(Stop::LostLock) => Exit::Failures,
         None => failures.iter().map(|failure| failure.exit).max().unwrap_or(Exit::Done),
     }
 }

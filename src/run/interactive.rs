@@ -3,10 +3,12 @@
 //! Nothing is changed here. The registry is contacted once somebody wants to proceed.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::dialogue::{self, Confirmation, Next};
+use super::keeping;
 use super::look;
 use super::prune::{Begun, Job, Planned, Ready, decide, get_ready, has_token, impersonation, tell_unread};
 use super::signals::interrupted;
@@ -14,6 +16,7 @@ use crate::cache::{CacheStep, Strategy};
 use crate::cli::{self, Keep, Options};
 use crate::error::Failure;
 use crate::execute::Signal;
+use crate::journal::Found;
 use crate::plan::{Counts, Danger, dangers};
 use crate::report::document::View;
 use crate::report::{self, printable, summary, text};
@@ -31,7 +34,41 @@ pub(super) async fn agree(options: &Options, ui: &Arc<Ui>, begun: Begun) -> Resu
         ui.message("no changes made");
     }
     let Talk { options, begun, .. } = talk;
-    Ok(agreed.map(|(planned, ready)| Job { options, begun, planned, ready }))
+    Ok(agreed.map(|(planned, ready)| Job { options, begun, planned, ready, resumed: None }))
+}
+
+/// What is to be done about runs that were cut short.
+pub(super) enum Offer {
+    /// The one with this journal is to be finished.
+    Finish(PathBuf),
+    /// There are none, or they are left as they are.
+    GoOn,
+    /// Nothing is to be done at all.
+    Quit,
+}
+
+/// Asks whether a run that was cut short is to be finished; the oldest, if there are several.
+///
+/// # Errors
+/// Ctrl-C.
+pub(super) async fn offer(ui: &Arc<Ui>, unfinished: &[Found]) -> Result<Offer, Failure> {
+    let Some(oldest) = unfinished.first() else { return Ok(Offer::GoOn) };
+    for found in unfinished {
+        ui.warning(&printable(&keeping::unfinished_line(found)));
+    }
+    let menu = ["Finish it", "Leave it as it is, and go on", "Quit, change nothing"].map(str::to_owned);
+    let asking = Arc::clone(ui);
+    let asked = move || asking.choose("What next", &menu, 0);
+    let offer = match tokio::task::spawn_blocking(asked).await {
+        Ok(Answer::Given(0)) => Offer::Finish(oldest.path.clone()),
+        Ok(Answer::Given(1)) => Offer::GoOn,
+        Ok(Answer::Interrupted) => return Err(interrupted(Signal::Interrupt)),
+        Ok(Answer::Given(_) | Answer::Left) | Err(_) => Offer::Quit,
+    };
+    if matches!(offer, Offer::Quit) {
+        ui.message("no changes made");
+    }
+    Ok(offer)
 }
 
 struct Talk<'a> {
@@ -131,12 +168,13 @@ impl Talk<'_> {
         read: Instant,
     ) -> Result<Option<(Planned, Ready)>, Failure> {
         self.options.confirm = true;
-        let Begun { cluster, look } = &self.begun;
+        let Begun { cluster, look, .. } = &self.begun;
         has_token(&self.options, cluster).await?;
         if let Some(warning) = impersonation(&self.options, cluster) {
             self.ui.warning(&printable(&warning));
         }
-        let mut ready = get_ready(&self.options, self.ui, &self.begun, &planned.plan).await?;
+        let mut ready =
+            get_ready(&self.options, self.ui, &self.begun, planned.plan.changes_registry()).await?;
         tell_unread(self.ui, look);
         if let Some(caches) = &mut ready.caches
             && !self.choose_step(caches).await?

@@ -10,6 +10,7 @@ use crate::cli::{self, PruneOptions};
 use crate::cluster::{ApiError, ApiRequest, ApiResponse, Cluster, ConnectionOptions, Environment, Retry};
 use crate::error::Failure;
 use crate::inventory::{self, ListState, Read, Scope};
+use crate::journal::{self, Loaded};
 use crate::model::{Inventory, Selector, Target};
 use crate::plan::{self, Plan, Reimport, Rules, Stage2, StreamVerdict};
 use crate::registry::{self, Address, RegistryUrl};
@@ -131,6 +132,24 @@ impl Look {
     pub(super) fn decide(&self, options: &PruneOptions, ui: &Ui) -> Result<(Plan, Vec<String>), Failure> {
         let rules = rules(options, self.now);
         let plan = tokio::task::block_in_place(|| plan::decide(&self.inventory, &rules));
+        refuse_invalid(&self.inventory, &plan, options.ignore_invalid_refs, ui)?;
+        let mut warnings = Vec::new();
+        plan_warnings(&self.inventory, &plan, &mut warnings);
+        Ok((plan, warnings))
+    }
+
+    /// Decides what is left of a journal's plan, by these flags; with what the administrator should know of it.
+    ///
+    /// # Errors
+    /// As [`decide`](Self::decide).
+    pub(super) fn decide_left(
+        &mut self,
+        loaded: &Loaded,
+        options: &PruneOptions,
+        ui: &Ui,
+    ) -> Result<(Plan, Vec<String>), Failure> {
+        let rules = rules(options, self.now);
+        let plan = tokio::task::block_in_place(|| journal::left(loaded, &mut self.inventory, &rules));
         refuse_invalid(&self.inventory, &plan, options.ignore_invalid_refs, ui)?;
         let mut warnings = Vec::new();
         plan_warnings(&self.inventory, &plan, &mut warnings);

@@ -5,12 +5,14 @@ mod dialogue;
 mod explain;
 mod hard_prune;
 mod interactive;
-mod kept;
+mod journal;
+mod keeping;
 mod look;
 mod metrics;
 mod page;
 mod place_files;
 mod prune;
+mod resume;
 mod schedule;
 mod signals;
 mod usage;
@@ -53,6 +55,8 @@ pub fn run(invocation: Invocation, ui: &Arc<Ui>) -> Result<Exit, Failure> {
         Invocation::Usage(options) => return start(options.verbosity, usage::run(&options, ui)),
         Invocation::Verify(options) => return start(options.verbosity, verify::run(&options, ui)),
         Invocation::WhatIf(options) => return start(options.verbosity, what_if::run(&options, ui)),
+        Invocation::Journal(options) => return journal::run(&options, ui),
+        Invocation::Resume(options) => return start(options.verbosity, resume::run(&options, ui)),
         Invocation::Schedule(options) => return start(options.verbosity, schedule::run(&options, ui)),
         Invocation::Prune(options) => options,
     };

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::interactive;
-use super::kept::KeptResult;
+use super::interactive::{self, Offer};
+use super::keeping::{self, Keeping};
 use super::look::{self, Look};
 use super::metrics::Tally;
 use super::page::{self, PageFile};
-use super::signals::{listen_to_signals, nothing_done, stopped, timeout_flag, until};
+use super::resume;
+use super::signals::{listen_to_signals, nothing_done, or_lost, stopped, timeout_flag, until};
 use super::verify;
 use super::write_document;
 use crate::cache::redis::Whereabouts;
@@ -20,10 +23,11 @@ use crate::cli::{self, Options, OutputFormat};
 use crate::cluster::Cluster;
 use crate::error::{Exit, Failure};
 use crate::execute::{
-    self, BrokenImage, Event, Executed, FailedObject, Meanwhile, Outcome, Signal, Stop, Tools,
+    self, BrokenImage, Change, Event, Executed, FailedObject, Meanwhile, Outcome, Signal, Stop, Tools,
 };
 use crate::inventory::{ListState, Told, Watching};
-use crate::plan::{Counts, Plan};
+use crate::journal::{Inherited, Journal, Loaded, Step};
+use crate::plan::{Counts, Plan, Unfinished};
 use crate::registry::{self, Registry, Settings};
 use crate::report::cache::CacheReport;
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
@@ -48,26 +52,64 @@ pub(super) async fn run(options: &Options, ui: &Arc<Ui>) -> Result<Exit, Failure
 async fn plan_and_prune(options: &Options, ui: &Arc<Ui>, tally: &mut Tally) -> Result<Exit, Failure> {
     let mut file = options.report.as_deref().map(PageFile::begin).transpose()?;
     let signals = listen_to_signals(ui.clone());
-    let mut stop = until(signals.clone(), options.timeout, ui.clone());
-    // Until something is changed there is nothing to finish: a signal ends the run at once.
-    let job = tokio::select! {
-        stop = stopped(&mut stop) => return Err(nothing_done(stop, options.timeout)),
-        job = begin(options, ui, tally, &mut file) => job?,
-    };
+    let stop = until(signals.clone(), options.timeout, ui.clone());
+    let begin = Box::pin(begin(options, ui, tally, &mut file));
+    let job = unless_stopped(options, stop.clone(), begin).await?;
     match job {
-        Some(job) => Ok(Box::pin(prune(ui, job, Ends { signals, stop, file }, tally)).await),
+        Some(job) => Box::pin(carry_out(ui, job, Ends { signals, stop, file }, tally)).await,
         None => Ok(Exit::Done),
     }
 }
 
+/// Until something is changed there is nothing to finish: a signal ends the run at once.
+pub(super) async fn unless_stopped<T>(
+    options: &Options,
+    mut stop: watch::Receiver<Option<Stop>>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        stop = stopped(&mut stop) => Err(nothing_done(stop, options.timeout)),
+        done = work => done,
+    }
+}
+
+/// Takes the lock, writes the journal, and carries out what was agreed to.
+pub(super) async fn carry_out(
+    ui: &Arc<Ui>,
+    job: Job,
+    ends: Ends,
+    tally: &mut Tally,
+) -> Result<Exit, Failure> {
+    let mut keeping = Keeping::none();
+    let kept = unless_stopped(&job.options, ends.stop.clone(), keep(ui, &job, &mut keeping)).await;
+    if let Err(failure) = kept {
+        keeping.release(ui).await;
+        return Err(failure);
+    }
+    Ok(Box::pin(prune(ui, job, keeping, ends, tally)).await)
+}
+
+/// What has to be there before the first change.
+async fn keep(ui: &Arc<Ui>, job: &Job, keeping: &mut Keeping) -> Result<(), Failure> {
+    let Job { options, begun: Begun { cluster, look, .. }, planned, resumed, .. } = job;
+    if resumed.is_none() && planned.plan.counts(&look.inventory) == Counts::default() {
+        return Ok(());
+    }
+    let holder = keeping.lock(options, cluster, ui).await?;
+    if let Some(Resumed { path, loaded, .. }) = resumed {
+        return keeping.resume(path, loaded, &holder);
+    }
+    keeping.begin(options, cluster, look, &planned.plan, &holder, ui).await
+}
+
 /// What may end a run that has begun to change something, and what is left of it.
-struct Ends {
+pub(super) struct Ends {
     /// Ends the cache step, too, where that takes long.
-    signals: watch::Receiver<Option<Signal>>,
+    pub(super) signals: watch::Receiver<Option<Signal>>,
     /// Ends the deletions: a signal, or the end of the run's time.
-    stop: watch::Receiver<Option<Stop>>,
+    pub(super) stop: watch::Receiver<Option<Stop>>,
     /// Where its page goes when it has ended.
-    file: Option<PageFile>,
+    pub(super) file: Option<PageFile>,
 }
 
 /// Everything before the first change: reads, decides, asks, and gets ready for what is to be carried out, if anything
@@ -83,20 +125,33 @@ async fn begin(
     if options.confirm {
         has_token(options, &cluster).await?;
     }
+    if options.may_ask && ui.can_ask() {
+        match interactive::offer(ui, &keeping::unfinished(&cluster)).await? {
+            Offer::Finish(path) => {
+                let options = Options { confirm: true, may_ask: false, ..options.clone() };
+                return resume::begin(&options, ui, &cluster, &path, tally, file).await;
+            }
+            Offer::GoOn => {}
+            Offer::Quit => return Ok(None),
+        }
+    } else {
+        keeping::tell_unfinished(options, &cluster, ui);
+    }
     let (look, second_pruner) = tokio::join!(
         Box::pin(look::read_and_show(&cluster, &options.prune, ui)),
         Box::pin(schedule::api::second_pruner(&cluster))
     );
     let mut look = look?;
     look.warnings.extend(second_pruner);
-    let begun = Begun { cluster, look };
+    let unfinished = keeping::left_behind(&options.prune, &cluster, &mut look.inventory, ui);
+    let begun = Begun { cluster, look, unfinished };
     if options.may_ask && ui.can_ask() {
         return Box::pin(interactive::agree(options, ui, begun)).await;
     }
     let planned = decide(options, ui, &begun, &mut BTreeSet::new())?;
     tally.planned = Some(View { inventory: &begun.look.inventory, plan: &planned.plan }.summary());
     if !options.confirm {
-        let cache = foresee(options, &begun, &planned).await;
+        let cache = foresee(options, &begun, planned.plan.changes_registry()).await;
         tally.cache_plan(&cache);
         report_dry_run(options, ui, &begun, &planned, cache);
         if let Some(file) = file.take() {
@@ -106,15 +161,18 @@ async fn begin(
         }
         return Ok(None);
     }
-    let ready = get_ready(options, ui, &begun, &planned.plan).await?;
+    let ready = get_ready(options, ui, &begun, planned.plan.changes_registry()).await?;
     tell_unread(ui, &begun.look);
-    Ok(Some(Job { options: options.clone(), begun, planned, ready }))
+    Ok(Some(Job { options: options.clone(), begun, planned, ready, resumed: None }))
 }
 
 /// What was read.
 pub(super) struct Begun {
     pub(super) cluster: Cluster,
     pub(super) look: Look,
+    /// Links that runs which were cut short may have left behind: they go before the blobs do, for of a blob that is gone the
+    /// registry deletes no link.
+    pub(super) unfinished: Unfinished,
 }
 
 /// What was decided from it.
@@ -137,6 +195,20 @@ pub(super) struct Job {
     pub(super) begun: Begun,
     pub(super) planned: Planned,
     pub(super) ready: Ready,
+    /// Of a run that goes on where another one was cut short.
+    pub(super) resumed: Option<Resumed>,
+}
+
+/// What another run has left.
+pub(super) struct Resumed {
+    /// Its journal.
+    pub(super) path: PathBuf,
+    /// What it says.
+    pub(super) loaded: Loaded,
+    /// What caches may name.
+    pub(super) inherited: Inherited,
+    /// When the last of it may have been deleted.
+    pub(super) last: Timestamp,
 }
 
 /// Whoever deletes in the registry has to log in to it.
@@ -160,9 +232,10 @@ pub(super) fn decide(
     begun: &Begun,
     said: &mut BTreeSet<String>,
 ) -> Result<Planned, Failure> {
-    let Begun { cluster, look } = begun;
+    let Begun { cluster, look, unfinished } = begun;
     let deciding = Bar::endless(ui, "deciding");
-    let (plan, more) = look.decide(&options.prune, ui)?;
+    let (mut plan, more) = look.decide(&options.prune, ui)?;
+    plan.take_up(&look.inventory, unfinished.clone());
     drop(deciding);
     let of_reading = look.warnings.iter().cloned();
     let warnings = impersonation(options, cluster).into_iter().chain(of_reading).chain(more);
@@ -175,30 +248,25 @@ pub(super) async fn get_ready(
     options: &Options,
     ui: &Arc<Ui>,
     begun: &Begun,
-    plan: &Plan,
+    changes_registry: bool,
 ) -> Result<Ready, Failure> {
-    let Begun { cluster, look } = begun;
+    let Begun { cluster, look, .. } = begun;
     if !options.prune.prune_registry {
         return Ok(Ready { registry: None, caches: None });
     }
     let _connecting = Bar::endless(ui, "connecting to the registry");
     let registry = match look.registry_address(options.registry.url.as_ref()) {
         // Without a registry there is nothing to be deleted from one.
-        Err(_) if look.repositories.is_empty() && !changes_registry(plan) => None,
+        Err(_) if look.repositories.is_empty() && !changes_registry => None,
         address => Some(connect_registry(options, cluster, address?, ui).await?),
     };
     let caches = match &registry {
-        Some(registry) if changes_registry(plan) => {
+        Some(registry) if changes_registry => {
             Some(CacheStep::prepare(cluster, registry, &options.cache, &cache_events(ui, None)).await?)
         }
         _ => None,
     };
     Ok(Ready { registry, caches })
-}
-
-fn changes_registry(plan: &Plan) -> bool {
-    plan.streams.iter().any(|stream| !stream.layer_links.is_empty() || !stream.manifest_links.is_empty())
-        || plan.images.iter().any(|image| !image.blobs.is_empty())
 }
 
 async fn connect_registry(
@@ -214,15 +282,15 @@ async fn connect_registry(
 }
 
 /// What a confirmed run would do about the registry's caches.
-async fn foresee(options: &Options, begun: &Begun, planned: &Planned) -> CachePlan {
-    if options.prune.prune_registry && changes_registry(&planned.plan) {
+pub(super) async fn foresee(options: &Options, begun: &Begun, changes_registry: bool) -> CachePlan {
+    if options.prune.prune_registry && changes_registry {
         cache::foreseen_plan(&begun.cluster, &options.cache).await
     } else {
         CachePlan::unneeded(NOTHING_DELETED)
     }
 }
 
-fn report_dry_run(options: &Options, ui: &Ui, begun: &Begun, planned: &Planned, cache: CachePlan) {
+pub(super) fn report_dry_run(options: &Options, ui: &Ui, begun: &Begun, planned: &Planned, cache: CachePlan) {
     let Planned { plan, context } = planned;
     let view = View { inventory: &begun.look.inventory, plan };
     ui.message("Dry run enabled - no modifications will be made. Add --confirm to remove images");
@@ -272,11 +340,15 @@ fn api_only_notice(options: &Options, ui: &Ui) {
 }
 
 /// Carries the plan out and reports.
-async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
+async fn prune(ui: &Arc<Ui>, job: Job, mut keeping: Keeping, ends: Ends, tally: &mut Tally) -> Exit {
     let Ends { signals, stop, file } = ends;
-    let Job { options, begun, planned, ready } = job;
+    let Job { options, begun, planned, ready, resumed } = job;
+    let stop = match keeping.lost() {
+        Some(lost) => or_lost(stop, lost, ui.clone()),
+        None => stop,
+    };
     let options = &options;
-    let Begun { cluster, look } = begun;
+    let Begun { cluster, look, unfinished: _ } = begun;
     let Planned { plan, context } = planned;
     let page = page_before(file, &cluster, &look, &plan, &context, options).await;
     let Look { inventory, states, .. } = look;
@@ -293,7 +365,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
     (tally.confirmed, tally.planned) = (true, Some(counts));
     let watching = match watch(options, ui, &cluster, states, &counts).await {
         Ok(watching) => watching,
-        Err(failure) => return nothing_begun(options, ui, &failure),
+        Err(failure) => return nothing_begun(options, ui, &mut keeping, resumed.is_some(), &failure).await,
     };
     let events = cache_events(ui, None);
     let cache_plan = caches.as_ref().map_or_else(|| CachePlan::unneeded(NOTHING_DELETED), CacheStep::plan);
@@ -301,7 +373,10 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
     if let Some(caches) = &caches {
         ui.message(&report::cache::plan_line(&cache_plan));
         if let Err(failure) = caches.before(&cluster, &options.connection, &options.program, &events).await {
-            return nothing_begun(options, ui, &failure);
+            return nothing_begun(options, ui, &mut keeping, resumed.is_some(), &failure).await;
+        }
+        if let Some(Resumed { inherited, last, .. }) = &resumed {
+            caches.inherit(inherited, *last).await;
         }
     }
     let document =
@@ -316,48 +391,24 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
             workers: options.num_workers,
             news: watching.as_ref().map(|watching| &**watching.news()),
             stop: stop.clone(),
-            tell: &teller(ui, &bar, caches.as_ref(), lines),
+            journal: keeping.journal(),
+            tell: &teller(ui, &bar, caches.as_ref(), keeping.journal(), lines),
         };
         execute::execute(tools, &plan, inventory).await
     };
     end_watch(ui, watching, &mut executed).await;
-    let mut cache = CacheOutcome::from_plan(cache_plan);
-    match (caches, &registry) {
-        (Some(caches), Some(registry)) => {
-            let kept = KeptResult::write(&context.server, &executed.outcome);
-            let repeat = repeat_flush(options, kept.as_ref());
-            ui.before_abort(Some(format!(
-                "the registry's caches may still name what was deleted\nhint: finish it: {repeat}"
-            )));
-            let mut meanwhile = look_at_meanwhile(&mut executed, &cluster, ui).await;
-            let finishing = Arc::new(Bar::endless(ui, "cache step"));
-            let events = cache_events(ui, Some(&finishing));
-            cache = caches.finish(&cluster, &meanwhile, &events, signals.clone()).await;
-            // Pushes go on, and one that was under way may have left something in a cache after it was looked at.
-            for _ in 0..LOOKS {
-                let Ok(later) = executed.meanwhile(&cluster).await else { break };
-                let is_new = later != meanwhile;
-                meanwhile = later;
-                if !is_new || !caches.evicts() {
-                    break;
-                }
-                cache = caches.finish(&cluster, &meanwhile, &events, signals.clone()).await;
-            }
-            drop((events, finishing));
-            executed.outcome.broken = execute::broken_images(Some(registry), &meanwhile).await;
-            ui.before_abort(None);
-            if cache.may_lie() || cache.is_left() {
-                cache.repeat = Some(repeat);
-            } else if let Some(kept) = kept {
-                kept.remove();
-            }
-        }
-        (_, registry) => {
-            let meanwhile = look_at_meanwhile(&mut executed, &cluster, ui).await;
-            executed.outcome.broken = execute::broken_images(registry.as_ref(), &meanwhile).await;
-            cache.nothing_deleted();
-        }
-    }
+    let cache = if let (Some(caches), Some(registry)) = (&caches, &registry) {
+        let repeat = repeat_flush(options, keeping.journal().map(Journal::path));
+        forget(ui, &cluster, caches, registry, &mut executed, signals, repeat).await
+    } else {
+        let meanwhile = look_at_meanwhile(&mut executed, &cluster, ui).await;
+        executed.outcome.broken = execute::broken_images(registry.as_ref(), &meanwhile).await;
+        let mut cache = CacheOutcome::from_plan(cache_plan);
+        cache.nothing_deleted();
+        cache
+    };
+    let resume = keeping.journal().map(|_| keeping::resume_command(options, options.journal.as_deref()));
+    keeping.end(&plan, executed.inventory(), &executed.outcome, &cache, ui).await;
     if let Some(registry) = &registry {
         let _verifying = Bar::endless(ui, "verifying what stays");
         executed.outcome.verification =
@@ -367,7 +418,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
     outcome.left = outcome.interrupted.map(|_| counts.without(&outcome.deleted));
     tally.done(&outcome, &cache);
     let exit = exit_of(&outcome, &cache);
-    report_outcome(options, ui, &outcome, &cache);
+    report_outcome(options, ui, &outcome, &cache, resume.as_deref());
     write_page(options, ui, page, &outcome, &cache);
     if let Some(body) = document {
         write_document(ui, options.output, &PruneResult::new(body, outcome, cache));
@@ -376,9 +427,20 @@ async fn prune(ui: &Arc<Ui>, job: Job, ends: Ends, tally: &mut Tally) -> Exit {
 }
 
 /// The end of a run that could not begin.
-fn nothing_begun(options: &Options, ui: &Ui, failure: &Failure) -> Exit {
+async fn nothing_begun(
+    options: &Options,
+    ui: &Ui,
+    keeping: &mut Keeping,
+    is_resumed: bool,
+    failure: &Failure,
+) -> Exit {
     report_end(options, ui, &Outcome::default());
     ui.failure(failure);
+    // What another run has left is left still.
+    if !is_resumed {
+        keeping.unchanged();
+    }
+    keeping.release(ui).await;
     failure.exit
 }
 
@@ -425,6 +487,42 @@ async fn look_at_meanwhile(executed: &mut Executed, cluster: &Cluster, ui: &Ui) 
     })
 }
 
+/// Finishes the cache step; `repeat` is the command that does it otherwise.
+async fn forget(
+    ui: &Arc<Ui>,
+    cluster: &Cluster,
+    caches: &CacheStep,
+    registry: &Registry,
+    executed: &mut Executed,
+    signals: watch::Receiver<Option<Signal>>,
+    repeat: String,
+) -> CacheOutcome {
+    ui.before_abort(Some(format!(
+        "the registry's caches may still name what was deleted\nhint: finish it: {repeat}"
+    )));
+    let mut meanwhile = look_at_meanwhile(executed, cluster, ui).await;
+    let finishing = Arc::new(Bar::endless(ui, "cache step"));
+    let events = cache_events(ui, Some(&finishing));
+    let mut cache = caches.finish(cluster, &meanwhile, &events, signals.clone()).await;
+    // Pushes go on, and one that was under way may have left something in a cache after it was looked at.
+    for _ in 0..LOOKS {
+        let Ok(later) = executed.meanwhile(cluster).await else { break };
+        let is_new = later != meanwhile;
+        meanwhile = later;
+        if !is_new || !caches.evicts() {
+            break;
+        }
+        cache = caches.finish(cluster, &meanwhile, &events, signals.clone()).await;
+    }
+    drop((events, finishing));
+    executed.outcome.broken = execute::broken_images(Some(registry), &meanwhile).await;
+    ui.before_abort(None);
+    if cache.may_lie() || cache.is_left() {
+        cache.repeat = Some(repeat);
+    }
+    cache
+}
+
 /// What the page of a run shows of the time before anything is deleted.
 async fn page_before(
     file: Option<PageFile>,
@@ -456,17 +554,20 @@ fn write_page(
 /// How often the caches are looked at again because of what was pushed since.
 const LOOKS: usize = 3;
 
+/// What a run says that was ended because its lock was lost.
+const LOST: &str = "lostLock";
+
 const NOTHING_DELETED: &str = "nothing is deleted from the registry";
 
 /// The command that finishes the cache step, without a password.
-fn repeat_flush(options: &Options, kept: Option<&KeptResult>) -> String {
+fn repeat_flush(options: &Options, journal: Option<&Path>) -> String {
     let cli::Options { program, cache, connection, registry, .. } = options;
     let mut line = format!("{program} cache flush{}", cache.redis.flags);
     if matches!(cache.redis.whereabouts, Whereabouts::At(_)) {
         line.push_str(" --replicas");
     }
-    let file = match (kept, options.output) {
-        (Some(KeptResult(path)), _) => quoted(&path.to_string_lossy()),
+    let file = match (journal, options.output) {
+        (Some(path), _) => quoted(&path.to_string_lossy()),
         (None, OutputFormat::Json | OutputFormat::Yaml) => "<the output of this run>".to_owned(),
         (None, _) => "<the output of a prune with -o json>".to_owned(),
     };
@@ -480,11 +581,19 @@ fn teller<'a>(
     ui: &'a Ui,
     bar: &'a Bar,
     caches: Option<&'a CacheStep>,
+    journal: Option<&'a Journal>,
     lines: bool,
 ) -> impl Fn(Event<'_>) + Sync + 'a {
     // Changes are told by many workers at once; a line must not be torn.
     let one_at_a_time = Mutex::new(());
     move |event| {
+        if let (Event::Changed(change), Some(journal)) = (event, journal) {
+            let forgotten = match change {
+                Change::Blob { digest, .. } => caches.is_some_and(|caches| caches.has_forgotten(digest)),
+                _ => false,
+            };
+            journal.done(Step::of(change, forgotten));
+        }
         let _line = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Changed(_) | Event::Spared(_) => bar.step(),
@@ -527,13 +636,17 @@ fn cache_events(ui: &Arc<Ui>, bar: Option<&Arc<Bar>>) -> cache::Tell {
 }
 
 fn exit_of(outcome: &Outcome, cache: &CacheOutcome) -> Exit {
-    match outcome.interrupted {
+    match outcome.interrupted.filter(|by| *by != LOST) {
         Some("SIGTERM" | "SIGHUP") => Exit::Terminated,
         // The step was finished whatever the time was: the next run does not do it again.
         Some("timeout") if !cache.may_lie() => Exit::Timeout,
         None | Some("timeout") if cache.may_lie() => Exit::CacheMayLie,
         Some(_) => Exit::Interrupted,
-        None if outcome.failures.is_empty() && outcome.broken.is_empty() && !outcome.has_broken() => {
+        None if outcome.failures.is_empty()
+            && outcome.broken.is_empty()
+            && !outcome.has_broken()
+            && outcome.interrupted.is_none() =>
+        {
             Exit::Done
         }
         None => Exit::Failures,
@@ -549,7 +662,7 @@ fn report_end(options: &Options, ui: &Ui, outcome: &Outcome) {
     }
 }
 
-fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOutcome) {
+fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOutcome, resume: Option<&str>) {
     report_end(options, ui, outcome);
     report_cache(options, ui, cache);
     if !outcome.broken.is_empty() {
@@ -562,7 +675,7 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
         ui.message(&text::spared(&outcome.spared));
     }
     if !outcome.failures.is_empty() {
-        ui.failure(&failures(options, &outcome.failures));
+        ui.failure(&failures(options, &outcome.failures, resume.is_some()));
     }
     if !options.prune.prune_registry && outcome.deleted.images > 0 {
         ui.message(&format!(
@@ -571,13 +684,22 @@ fn report_outcome(options: &Options, ui: &Ui, outcome: &Outcome, cache: &CacheOu
         ));
     }
     if let Some(by) = outcome.interrupted {
-        let by = if by == "timeout" { timeout_flag(options.timeout) } else { by.to_owned() };
+        let by = match by {
+            "timeout" => timeout_flag(options.timeout),
+            LOST => "the loss of its lock".to_owned(),
+            by => by.to_owned(),
+        };
         let left = outcome.left.as_ref().map(text::left_line).unwrap_or_default();
         ui.failure(
             &Failure::nothing_changed(format!(
                 "the run was ended early by {by}: what was begun is finished, the rest is as it was\n  {left}"
             ))
-            .hint("run the same command again to prune the rest"),
+            .hint(match resume {
+                Some(resume) => format!(
+                    "run the same command again to prune the rest; exactly what is left of this one: {resume}"
+                ),
+                None => "run the same command again to prune the rest".to_owned(),
+            }),
         );
     }
 }
@@ -642,13 +764,17 @@ fn broken(images: &[BrokenImage]) -> Failure {
 }
 
 /// All failures, those of the same kind and cause together.
-fn failures(options: &Options, failures: &[FailedObject]) -> Failure {
+fn failures(options: &Options, failures: &[FailedObject], has_journal: bool) -> Failure {
     let mut message = format!("prune: {} object(s) could not be pruned", failures.len());
     let mut group = None;
     let mut hints = vec!["run the same command again: what is left is tried again".to_owned()];
     if failures.iter().any(|failure| failure.failed.ends_with("link")) {
-        hints[0] = "run the same command again: what is left is tried again, but for the links, which the API no longer knows of".into();
-        hints.insert(0, format!("links to manifests are removed by the registry's hard prune, and links to layers hold no data: {}", hard_prune(options)));
+        if has_journal {
+            hints[0] = "run the same command again, from here: what is left is tried again, also the links, of which only the journal knows".into();
+        } else {
+            hints[0] = "run the same command again: what is left is tried again, but for the links, which the API no longer knows of".into();
+            hints.insert(0, format!("links to manifests are removed by the registry's hard prune, and links to layers hold no data: {}", hard_prune(options)));
+        }
     }
     for FailedObject { failed, cause, object, hints: more } in failures {
         if group != Some((*failed, cause)) {

@@ -73,6 +73,35 @@ pub(super) fn until(
     receiver
 }
 
+/// What ends a run, also that its lock is lost.
+pub(super) fn or_lost(
+    mut stop: watch::Receiver<Option<Stop>>,
+    mut lost: watch::Receiver<Option<String>>,
+    ui: Arc<Ui>,
+) -> watch::Receiver<Option<Stop>> {
+    let (sender, receiver) = watch::channel(*stop.borrow());
+    tokio::spawn(async move {
+        let lost = async {
+            let why = lost.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+            match why {
+                Some(why) => why,
+                // Nobody renews a lock: it cannot be lost.
+                None => std::future::pending().await,
+            }
+        };
+        let stop = tokio::select! {
+            stop = stopped(&mut stop) => stop,
+            why = lost => {
+                ui.message(&format!("ending: the lock is lost: {why}; what was begun is being finished"));
+                Stop::LostLock
+            }
+        };
+        // Nobody waits for it any longer once the run is over.
+        let _ = sender.send(Some(stop));
+    });
+    receiver
+}
+
 /// Waits until the run is to end.
 pub(super) async fn stopped(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
     match stop.wait_for(Option::is_some).await.ok().and_then(|stop| *stop) {
@@ -86,6 +115,7 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
 pub(super) fn nothing_done(stop: Stop, limit: Option<Duration>) -> Failure {
     match stop {
         Stop::Signal(signal) => interrupted(signal),
+        Stop::LostLock => Failure::nothing_changed("prune: the lock was lost - no changes made"),
         Stop::Timeout => Failure {
             exit: Exit::Timeout,
             message: format!("prune: ended by {} - no changes made", timeout_flag(limit)),

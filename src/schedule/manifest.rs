@@ -14,7 +14,7 @@ const PRUNER: &str = "system:image-pruner";
 /// The annotation of a role that says what its rules are for.
 const PURPOSE: &str = "prune-images/rules";
 
-/// Where the job keeps what it has to finish, should it be cut short.
+/// Where the job keeps its journal.
 const STATE: &str = "/var/lib/prune-images";
 
 /// Where the authorities are mounted, as in the job of the image-registry operator.
@@ -99,6 +99,8 @@ pub struct Job {
     pub registry_namespace: String,
     /// The image of the program.
     pub image: String,
+    /// The `PersistentVolumeClaim` for the journal; it ends with the pod without one.
+    pub journal_claim: Option<String>,
     /// The prune's flags, without `--confirm`.
     pub flags: Vec<String>,
     /// The further rights.
@@ -295,7 +297,11 @@ fn job_spec(job: &Job) -> Value {
 fn pod_spec(job: &Job) -> Value {
     let mut args = vec!["--confirm".to_owned()];
     args.extend(job.flags.iter().cloned());
-    let mut volumes = vec![json!({ "name": "state", "emptyDir": {} })];
+    let state = match &job.journal_claim {
+        Some(claim) => json!({ "name": "state", "persistentVolumeClaim": { "claimName": claim } }),
+        None => json!({ "name": "state", "emptyDir": {} }),
+    };
+    let mut volumes = vec![state];
     let mut mounts = vec![json!({ "name": "state", "mountPath": STATE })];
     let mut mount = |name: &str, volume: Value, path: &str| {
         let mut named = Map::new();
@@ -344,6 +350,15 @@ fn pod_spec(job: &Job) -> Value {
             "capabilities": { "drop": ["ALL"] },
         },
     });
+    // What a run before this one has left is finished first: only its journal knows of it.
+    let finishing = job.journal_claim.as_ref().map(|_| {
+        let args = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let args: Vec<&str> = std::iter::once("resume").chain(args.filter(|arg| !decides(arg))).collect();
+        let mut finishing = container.clone();
+        finishing["name"] = "resume".into();
+        finishing["args"] = args.into();
+        finishing
+    });
     let mut pod = Map::new();
     pod.insert("serviceAccountName".to_owned(), job.name.as_str().into());
     pod.insert("restartPolicy".to_owned(), "Never".into());
@@ -359,9 +374,29 @@ fn pod_spec(job: &Job) -> Value {
             pod.insert(field.to_owned(), value.clone());
         }
     }
+    if let Some(finishing) = finishing {
+        pod.insert("initContainers".to_owned(), json!([finishing]));
+    }
     pod.insert("containers".to_owned(), json!([container]));
     pod.insert("volumes".to_owned(), volumes.into());
     pod.into()
+}
+
+/// Whether this flag of a prune is none of `resume`, which takes what decides from the journal; or tells of the prune alone.
+fn decides(arg: &str) -> bool {
+    const FLAGS: [&str; 10] = [
+        "--keep-tag-revisions",
+        "--keep-younger-than",
+        "--prune-over-size-limit",
+        "--all",
+        "--prune-registry",
+        "--ignore-invalid-refs",
+        "--namespace",
+        "--selector",
+        "--referrers-from",
+        "--metrics-file",
+    ];
+    FLAGS.contains(&arg.split('=').next().unwrap_or(arg))
 }
 
 /// Where authorities that were given are mounted.

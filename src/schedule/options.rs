@@ -42,6 +42,8 @@ pub struct ScheduleOptions {
     pub namespace: Option<String>,
     /// `--image`.
     pub image: String,
+    /// `--journal-claim`.
+    pub journal_claim: Option<String>,
     /// `--requests` and `--limits`.
     pub requests: Option<Vec<(String, String)>>,
     /// See above.
@@ -170,6 +172,7 @@ impl ScheduleOptions {
             namespace: self.namespace.clone().unwrap_or_else(|| Place::default().namespace),
             registry_namespace: place.namespace.clone(),
             image: self.image.clone(),
+            journal_claim: self.journal_claim.clone(),
             flags: self.flags(*settings),
             grants,
             authority: self.prune.authority.clone(),

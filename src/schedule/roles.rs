@@ -90,6 +90,7 @@ pub(super) fn roles(roles: &Roles<'_>) -> Vec<Grant> {
         seen.push((resource, group));
         grants.push(list(group, resource, "see which images they use: --referrers-from"));
     }
+    grants.extend(Need::lease(place).map(Grant::from));
     let Some(step) = step else { return grants };
     // What is in Secrets is how to log in to Redis.
     let is_needed = |source: &&Source| !redis_is_given || source.origin != Origin::Secret;

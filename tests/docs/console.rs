@@ -57,9 +57,10 @@ fn essence(line: &str) -> String {
         Regex::new("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?Z").unwrap()
     });
     static COLUMNS: LazyLock<Regex> = LazyLock::new(|| Regex::new("([^ ])  +").unwrap());
-    static KEPT: LazyLock<Regex> = LazyLock::new(|| Regex::new("result-[0-9]+-[0-9]+[.]json").unwrap());
+    static KEPT: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new("[A-Za-z0-9._-]+/[0-9TZ]+-[0-9]+[.]journal").unwrap());
     let line = TIME.replace_all(line, "TIME");
-    let line = KEPT.replace_all(&line, "result-N.json");
+    let line = KEPT.replace_all(&line, "N.journal");
     COLUMNS.replace_all(&shortened(&line), "$1  ").trim_end().to_owned()
 }
 

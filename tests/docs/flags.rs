@@ -150,6 +150,7 @@ const FOREIGN: &[&str] = &[
     "--resource",
     "--resource-name",
     "--role-namespace",
+    "--subresource",
 ];
 
 #[test]

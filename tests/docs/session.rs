@@ -158,6 +158,21 @@ impl Session {
                 let layer = Digest::parse(layers[layers.len() - 1]["name"].as_str().unwrap()).unwrap();
                 assert!(cluster.storage().delete_blob(&layer).unwrap());
             }
+            "a run was killed" => {
+                example();
+                let pid = self.home.path().join(".pid");
+                let file = pid.clone();
+                // After the second change; the run has told who it is long before.
+                let kill = Action::hook_after(move || {
+                    let pid = std::fs::read_to_string(&file).unwrap();
+                    assert!(Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap().success());
+                });
+                let id = faults.add(Fault::new(kill).mutations().skip(1).times(1));
+                self.run("oc-prune_images --confirm & echo $! > .pid; wait", "pruner");
+                assert_eq!(faults.hits(id), 1);
+                faults.remove(id);
+                std::fs::remove_file(pid).unwrap();
+            }
             "a replica is cut off" => {
                 example();
                 let cut = Fault::new(Action::ResetBefore).server(Server::Registry(1));

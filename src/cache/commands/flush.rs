@@ -238,7 +238,7 @@ fn load(source: &Source) -> Result<Option<Doomed>, Failure> {
     match source {
         Source::All => Ok(None),
         Source::Digests(path) => read(path, "digests", input::digests).map(Some),
-        Source::Result(path) => read(path, "the result", input::result_document).map(Some),
+        Source::Result(path) => read(path, "the result", input::result).map(Some),
     }
 }
 
@@ -263,6 +263,7 @@ fn read(
             InputError::NoDigest { .. } | InputError::NoRepository { .. } => {
                 failure.hint("the form of a line is [NAMESPACE/NAME@]sha256:HEX; blank lines and those with # in front are skipped")
             }
+            InputError::NoJournal(_) => failure.hint("see what is wrong with it: oc prune-images journal show --journal=FILE"),
             InputError::NoDocument(_) | InputError::OtherKind(_) => {
                 failure.hint("write one with: oc prune-images --confirm -o json > result.json")
             }

@@ -11,6 +11,7 @@ use super::discover::Place;
 use super::environment::Source;
 use super::objects::WorkloadKind;
 use crate::cluster::pruner_may;
+use crate::journal::LEASE;
 
 /// The API group of the image-registry operator.
 pub(in crate::cache) const OPERATOR_GROUP: &str = "imageregistry.operator.openshift.io";
@@ -200,6 +201,15 @@ impl Need {
     #[must_use]
     pub fn list_pods(place: &Place) -> Self {
         Self::in_registry("list", "pods", place, "find the replicas")
+    }
+
+    /// To keep other runs away by a Lease.
+    #[must_use]
+    pub fn lease(place: &Place) -> [Self; 3] {
+        let rule = |verb| Rule::namespaced(verb, "coordination.k8s.io", "leases", &place.namespace);
+        // What is about to be created has no name yet.
+        [rule("get").of(LEASE), rule("create"), rule("update").of(LEASE)]
+            .map(|rule| Self::new(rule, "keep a second prune away"))
     }
 
     /// To read the Deployment or `DeploymentConfig`.

@@ -4,8 +4,9 @@ use clap::{Arg, ArgAction, Command, ValueHint, builder::PossibleValuesParser};
 use clap_complete::{Shell, generate};
 
 use super::{
-    super::{cache, parse},
+    super::parse,
     values::{self, Values},
+    words::group_about,
 };
 
 /// The shells, by the word that selects each.
@@ -71,9 +72,9 @@ fn with(tree: Command, words: &[String], command: &Command, path: &str) -> Comma
     };
     if tree.find_subcommand(word).is_none() {
         let below = Command::new(word.clone()).disable_help_flag(true).disable_help_subcommand(true);
-        let below = match word.as_str() {
-            cache::WORD => below.about(cache::ABOUT),
-            _ => below,
+        let below = match group_about(word) {
+            Some(about) => below.about(about),
+            None => below,
         };
         return tree.subcommand(with(below, rest, command, path));
     }

@@ -3,6 +3,7 @@
 use clap::Arg;
 
 use super::super::{
+    journal,
     options::{LookFormat, OutputFormat},
     schedule,
     subcommand::FORMATS,
@@ -55,9 +56,10 @@ pub(super) fn of(arg: &Arg, command: &str) -> Values {
     let kind = arg.get_value_names().and_then(<[_]>::first).map_or("", |name| name.as_str());
     match (arg.get_long().unwrap_or_default(), kind) {
         ("output", "FORMAT") => Values::Known(match command {
-            "" => words(OutputFormat::BY_NAME),
+            "" | "resume" => words(OutputFormat::BY_NAME),
             "usage" | "what-if" => words(LookFormat::BY_NAME),
             "cronjob" | "job" => words(schedule::FORMATS),
+            "journal export" => words(journal::EXPORT_FORMATS),
             _ => words(FORMATS),
         }),
         ("registry-cache", _) => Values::Known(words(Strategy::BY_NAME)),

@@ -11,6 +11,7 @@ use super::{
     super::{
         cache,
         connection::ConnectionArgs,
+        journal,
         parse::{self, like_pflag},
     },
     scripts::SHELLS,
@@ -74,8 +75,8 @@ pub(in crate::cli) fn complete(words: &[OsString], program: &str) -> Completion 
             path.len() <= before.len() && path.iter().zip(before).all(|(part, word)| part == word)
         })
         .max_by_key(|(path, _)| path.len());
-    // `cache` is no command of its own.
-    let is_group = before.first() == Some(&cache::WORD);
+    // `cache` and `journal` are no commands of their own.
+    let is_group = before.first().is_some_and(|word| group_about(word).is_some());
     let command = command.filter(|(path, _)| !path.is_empty() || !is_group);
     if !next.is_empty() || command.is_none() {
         return known(next, typed);
@@ -83,6 +84,15 @@ pub(in crate::cli) fn complete(words: &[OsString], program: &str) -> Completion 
     match command {
         Some((path, command)) => in_command(command, &path.join(" "), &before[path.len()..], typed),
         None => known([], typed),
+    }
+}
+
+/// What a word is for that is no command, but stands in front of some.
+pub(super) fn group_about(word: &str) -> Option<&'static str> {
+    match word {
+        cache::WORD => Some(cache::ABOUT),
+        journal::WORD => Some(journal::ABOUT),
+        _ => None,
     }
 }
 
@@ -96,9 +106,9 @@ fn next(
     following
         .filter_map(|(path, command)| {
             let word = path.get(before.len())?;
-            let about = match word.as_str() {
-                cache::WORD => cache::ABOUT.to_owned(),
-                _ => command.get_about().map(ToString::to_string).unwrap_or_default(),
+            let about = match group_about(word) {
+                Some(about) => about.to_owned(),
+                None => command.get_about().map(ToString::to_string).unwrap_or_default(),
             };
             Some(Candidate::new(word, about))
         })

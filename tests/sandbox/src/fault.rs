@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::lock;
-use crate::log::Server;
+use crate::log::{Server, is_mutation};
 
 /// What goes wrong with a matching request.
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub enum Action {
     /// Run something of the test's before the request is handled, then go on (with the faults added later, too).
     /// A test changes an object between a client's list and its update with it.
     Hook(Arc<dyn Fn() + Send + Sync>),
+    /// Run something of the test's once the server has handled the request, before the answer.
+    HookAfter(Arc<dyn Fn() + Send + Sync>),
     /// Answer this; the server never sees the request.
     Answer(Answer),
     /// The server handles the request, but the client is answered this, as from a proxy that timed out.
@@ -118,6 +120,12 @@ impl Action {
         Self::Hook(Arc::new(run))
     }
 
+    /// A hook from a closure, for what comes after the request was handled.
+    #[must_use]
+    pub fn hook_after(run: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::HookAfter(Arc::new(run))
+    }
+
     /// Whether further faults are looked at after this one.
     fn goes_on(&self) -> bool {
         matches!(self, Self::Latency(_) | Self::Hook(_))
@@ -129,6 +137,7 @@ impl fmt::Debug for Action {
         match self {
             Self::Latency(pause) => f.debug_tuple("Latency").field(pause).finish(),
             Self::Hook(_) => f.debug_tuple("Hook").finish_non_exhaustive(),
+            Self::HookAfter(_) => f.debug_tuple("HookAfter").finish_non_exhaustive(),
             Self::Answer(answer) => f.debug_tuple("Answer").field(answer).finish(),
             Self::AnswerAfter(answer) => f.debug_tuple("AnswerAfter").field(answer).finish(),
             Self::ResetBefore => f.write_str("ResetBefore"),
@@ -148,6 +157,7 @@ pub struct Fault {
     action: Action,
     server: Option<Server>,
     method: Option<Method>,
+    mutations: bool,
     path: String,
     skip: usize,
     times: usize,
@@ -157,7 +167,15 @@ impl Fault {
     /// A fault that hits every request.
     #[must_use]
     pub fn new(action: Action) -> Self {
-        Self { action, server: None, method: None, path: String::new(), skip: 0, times: usize::MAX }
+        Self {
+            action,
+            server: None,
+            method: None,
+            mutations: false,
+            path: String::new(),
+            skip: 0,
+            times: usize::MAX,
+        }
     }
 
     /// Only requests to this server.
@@ -171,6 +189,13 @@ impl Fault {
     #[must_use]
     pub fn method(mut self, method: Method) -> Self {
         self.method = Some(method);
+        self
+    }
+
+    /// Only requests that change something, by [`Entry::is_mutation`](crate::log::Entry::is_mutation).
+    #[must_use]
+    pub fn mutations(mut self) -> Self {
+        self.mutations = true;
         self
     }
 
@@ -199,6 +224,7 @@ impl Fault {
     fn matches(&self, server: Server, method: &Method, target: &str) -> bool {
         self.server.is_none_or(|wanted| wanted == server)
             && self.method.as_ref().is_none_or(|wanted| wanted == method)
+            && (!self.mutations || is_mutation(method, target))
             && glob(&self.path, target)
     }
 }

@@ -54,8 +54,7 @@ impl Entry {
     /// Whether the request asks for a change (anything but GET, HEAD and OPTIONS, reviews apart).
     #[must_use]
     pub fn is_mutation(&self) -> bool {
-        // Reviews are POSTs that ask a question.
-        !self.method.is_safe() && !self.path.contains("reviews")
+        is_mutation(&self.method, &self.path)
     }
 
     /// The body as JSON; null if it is none.
@@ -129,4 +128,10 @@ impl RequestLog {
             change(entry);
         }
     }
+}
+
+/// Whether a request asks the server to change something.
+pub(crate) fn is_mutation(method: &http::Method, path: &str) -> bool {
+    // Reviews are POSTs that ask a question.
+    !method.is_safe() && !path.contains("reviews")
 }

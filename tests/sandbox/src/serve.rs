@@ -211,6 +211,10 @@ impl Service {
             entry.handled = true;
             entry.user = handled.extensions().get::<User>().map(|user| user.0.clone());
         });
+        if let Some(Action::HookAfter(hook)) = &last {
+            let hook = hook.clone();
+            let _ = tokio::task::spawn_blocking(move || hook()).await;
+        }
         let answer = match last {
             Some(Action::ResetAfter) => return Err(cut()),
             Some(Action::AnswerAfter(answer)) => standing_in(answer),

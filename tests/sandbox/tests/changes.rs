@@ -172,6 +172,39 @@ async fn stale_writes_conflict() {
 }
 
 #[tokio::test]
+async fn leases_are_updated_by_their_version_and_with_times_of_six_digits() {
+    const TIME: &str = "2026-11-24T16:00:00.000000Z";
+    let fixture = Fixture::start(Config::default());
+    let path = "/apis/coordination.k8s.io/v1/namespaces/openshift-image-registry/leases";
+    let lease = |time: &str, version: &str| {
+        json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": { "name": "a", "namespace": NAMESPACE, "resourceVersion": version },
+            "spec": { "holderIdentity": "x", "leaseDurationSeconds": 1, "renewTime": time },
+        })
+    };
+    let json = "application/json";
+    let send = |method, path: String, body: Value| {
+        let fixture = &fixture;
+        async move { fixture.send("admin", method, &path, json, &body).await }
+    };
+    let short = send(Method::POST, path.to_owned(), lease("2026-11-24T16:00:00Z", "")).await;
+    assert_eq!(short.status, StatusCode::BAD_REQUEST);
+    let made = send(Method::POST, path.to_owned(), lease(TIME, "")).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    let version = made.body["metadata"]["resourceVersion"].as_str().unwrap();
+    let own = format!("{path}/a");
+    for (version, status) in
+        [("", StatusCode::UNPROCESSABLE_ENTITY), (version, StatusCode::OK), ("1", StatusCode::CONFLICT)]
+    {
+        let mut lease = lease(TIME, version);
+        lease["spec"]["leaseDurationSeconds"] = 2.into();
+        assert_eq!(send(Method::PUT, own.clone(), lease).await.status, status, "{version:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_operators_configuration_knows_no_strategy() {
     let fixture = Fixture::start(Config::default().with_group("imageregistry.operator.openshift.io"));
     let path = "/apis/imageregistry.operator.openshift.io/v1/configs";

@@ -533,6 +533,7 @@ impl Api {
             let (reason, field) = ("FieldValueRequired", "dockerImageReference");
             return Err(Failure::invalid(resource, &name, reason, field, problem, 1));
         }
+        lease_checked(resource, &name, &object)?;
         // The server gives these, whatever the client says.
         if let Some(fields) = object["metadata"].as_object_mut() {
             for field in ["uid", "resourceVersion", "creationTimestamp"] {
@@ -577,7 +578,8 @@ impl Api {
         self.no_escalation(resource, call.user, &object)?;
         let updated = self.change(resource, call, |stored| {
             let version = metadata(&object, "resourceVersion");
-            if version.is_empty() && aggregated(resource.group) {
+            // Leases allow no unconditional update either.
+            if version.is_empty() && (aggregated(resource.group) || resource.plural == "leases") {
                 return Err(Failure::no_resource_version(resource, name));
             }
             if !version.is_empty() && version != metadata(stored, "resourceVersion") {
@@ -588,6 +590,7 @@ impl Api {
                 return Err(Failure::precondition(resource, name, "UID", uid, metadata(stored, "uid")));
             }
             labels_checked(resource, name, &object)?;
+            lease_checked(resource, name, &object)?;
             environment_checked(resource, name, &object)?;
             immutable_checked(resource, name, stored, &object)?;
             let before = stored.clone();
@@ -1022,6 +1025,33 @@ fn checked(resource: &Resource, object: &Value) -> Result<(), Failure> {
             "{kind} in version \"v1\" cannot be handled as a {kind}: json: cannot unmarshal {found} into Go struct field \
              {kind}.{part} of type {go_type}"
         )));
+    }
+    Ok(())
+}
+
+/// Checks a Lease: its times are `MicroTime`s, with six digits and no others, and it lasts some time.
+fn lease_checked(resource: &Resource, name: &str, object: &Value) -> Result<(), Failure> {
+    if resource.plural != "leases" {
+        return Ok(());
+    }
+    for field in ["acquireTime", "renewTime"] {
+        let Some(time) = object["spec"][field].as_str() else { continue };
+        let digits = time
+            .split_once('.')
+            .and_then(|(_, rest)| rest.split_once('Z'))
+            .map_or(0, |(digits, _)| digits.len());
+        if digits != 6 || time.parse::<jiff::Timestamp>().is_err() {
+            return Err(Failure::bad_request(format!(
+                "Lease in version \"v1\" cannot be handled as a Lease: parsing time {time:?} as \
+                 \"2006-01-02T15:04:05.000000Z07:00\": cannot parse"
+            )));
+        }
+    }
+    let seconds = &object["spec"]["leaseDurationSeconds"];
+    if !seconds.is_null() && seconds.as_i64().is_none_or(|seconds| seconds <= 0) {
+        let problem = format!("Invalid value: {seconds}: must be greater than 0");
+        let (reason, field) = ("FieldValueInvalid", "spec.leaseDurationSeconds");
+        return Err(Failure::invalid(resource, name, reason, field, &problem, 1));
     }
     Ok(())
 }
