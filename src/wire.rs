@@ -139,6 +139,20 @@ pub(crate) fn object(answer: &[u8]) -> Option<Result<&[u8], WireError>> {
     })
 }
 
+/// The beginning of the object in an answer whose end has not come yet; `None` if it has not begun, or is no protobuf.
+pub(crate) fn beginning(answer: &[u8]) -> Option<&[u8]> {
+    const OBJECT: u64 = 2 << 3 | 2;
+    let mut unknown = Fields::new(answer.strip_prefix(MAGIC)?);
+    loop {
+        let mut ahead = unknown.clone();
+        if ahead.varint().ok()? == OBJECT {
+            let length = usize::try_from(ahead.varint().ok()?).ok()?;
+            return Some(&ahead.0[..length.min(ahead.0.len())]);
+        }
+        unknown.field().ok()?;
+    }
+}
+
 /// What a field of a message becomes. A field that comes again is replaced; a message is merged, a list grows.
 pub(crate) trait Field<'a> {
     fn put(&mut self, value: Value<'a>) -> Result<(), WireError>;

@@ -1,9 +1,9 @@
 //! The connection itself: kube's client, with login, retries and limits of our own around it.
 
 use std::{
-    fmt,
+    fmt, io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -11,22 +11,27 @@ use std::{
 
 use base64::Engine as _;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
+use hyper_util::{
+    client::legacy::connect::HttpConnector,
+    rt::{TokioExecutor, TokioIo},
+};
 use kube::{
     Client, Config,
     client::{Body, ClientBuilder, ConfigExt as _},
     config::AuthInfo,
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use tower::Layer as _;
+use tokio::net::TcpStream;
+use tower::{Layer as _, Service as _};
 
 use super::{
+    buffered::Buffered,
     credentials::{self, Credentials, Login, TokenSource},
     error::{self, ApiError, Place},
     exec::Identity,
     kubeconfig::{self, Target},
     options::{ConnectionOptions, Environment, FIELD_MANAGER},
-    request::{self, ApiRequest, ApiResponse, Failed, Limits, Lines, Retry, Waits},
+    request::{self, ApiRequest, ApiResponse, Buffers, Failed, Limits, Lines, Retry, Taking, Waits},
     warnings::{Announce, Warnings},
 };
 use crate::{
@@ -74,8 +79,6 @@ struct Inner {
 
 struct Connected {
     client: Client,
-    /// For connections that are upgraded; see [`build_for_upgrades`].
-    for_upgrades: Client,
     identity: Option<Arc<Identity>>,
 }
 
@@ -104,7 +107,7 @@ impl Cluster {
         let credentials = Arc::new(Credentials::new(&target, environment).await?);
         let login = credentials.login(None).await?;
         let config = config(&target)?;
-        let (client, for_upgrades) = build(&config, login.identity.as_deref())?;
+        let client = build(&config, login.identity.as_deref())?;
         let Target { server, context, user_name, ca_pem, insecure, user, in_cluster, .. } = target;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -120,7 +123,7 @@ impl Cluster {
                 limits,
                 field_manager: options.field_manager.clone().unwrap_or_else(|| FIELD_MANAGER.to_owned()),
                 config,
-                connected: Mutex::new(Connected { client, for_upgrades, identity: login.identity }),
+                connected: Mutex::new(Connected { client, identity: login.identity }),
                 reached: AtomicBool::new(false),
             }),
             warnings: Warnings::default(),
@@ -146,14 +149,35 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::request`].
     pub async fn request_in(&self, turn: &mut Turn, request: ApiRequest) -> Result<ApiResponse, ApiError> {
+        self.take(turn, request, Taking { buffers: &Buffers::default(), enough: &|_| true }).await
+    }
+
+    /// The same with a say in how the answer's body is taken.
+    ///
+    /// # Errors
+    /// As [`Cluster::request`].
+    pub async fn request_taking(
+        &self,
+        request: ApiRequest,
+        taking: Taking<'_>,
+    ) -> Result<ApiResponse, ApiError> {
+        self.take(&mut Turn::free(), request, taking).await
+    }
+
+    async fn take(
+        &self,
+        turn: &mut Turn,
+        request: ApiRequest,
+        taking: Taking<'_>,
+    ) -> Result<ApiResponse, ApiError> {
         let request = &request;
         let work = match request.method {
             Method::DELETE => Work::Delete,
             Method::GET | Method::HEAD => Work::Read,
             _ => Work::Update,
         };
-        self.attempts(request.retry, work, turn, |login| async move { self.send(request, &login).await })
-            .await
+        let attempt = |login| async move { self.send(request, &login, taking).await };
+        self.attempts(request.retry, work, turn, attempt).await
     }
 
     /// Tries as often as `retry` allows, with a login that is renewed where the server refuses it.
@@ -198,11 +222,17 @@ impl Cluster {
         self.inner.credentials.login(newer_than).await.map_err(ApiError::Credentials)
     }
 
-    async fn send(&self, request: &ApiRequest, login: &Login) -> Result<ApiResponse, Failed> {
+    async fn send(
+        &self,
+        request: &ApiRequest,
+        login: &Login,
+        taking: Taking<'_>,
+    ) -> Result<ApiResponse, Failed> {
         let (client, sent) = self.prepare(request, login)?;
         let started = std::time::Instant::now();
         let result =
-            request::send_once(&client, sent, request.max_body, &self.inner.limits, &self.warnings).await;
+            request::send_once(&client, sent, request.max_body, &self.inner.limits, &self.warnings, taking)
+                .await;
         let outcome = result.as_ref().map(|response| response.status);
         self.note(&request.method, &request.path_and_query, started.elapsed(), outcome);
         result
@@ -281,7 +311,7 @@ impl Cluster {
 
     /// A client for requests that kube makes itself, such as upgrades to WebSocket, with our login in them.
     pub(super) fn upgrading_client(&self, login: &Login) -> Result<Client, ApiError> {
-        let client = self.connected(login).map_err(ApiError::Credentials)?.for_upgrades.clone();
+        let client = self.client(login).map_err(ApiError::Credentials)?;
         let headers = self.identity(login);
         let service = tower::service_fn(move |mut request: http::Request<Body>| {
             request.headers_mut().extend(headers.clone());
@@ -298,10 +328,6 @@ impl Cluster {
 
     /// The client with the login's certificate: a login program may have given another one than last time.
     fn client(&self, login: &Login) -> Result<Client, Failure> {
-        Ok(self.connected(login)?.client.clone())
-    }
-
-    fn connected(&self, login: &Login) -> Result<MutexGuard<'_, Connected>, Failure> {
         let mut connected = self.inner.connected.lock().unwrap_or_else(PoisonError::into_inner);
         let same = match (&connected.identity, &login.identity) {
             (Some(current), Some(new)) => Arc::ptr_eq(current, new),
@@ -309,10 +335,10 @@ impl Cluster {
             _ => false,
         };
         if !same {
-            let (client, for_upgrades) = build(&self.inner.config, login.identity.as_deref())?;
-            *connected = Connected { client, for_upgrades, identity: login.identity.clone() };
+            let client = build(&self.inner.config, login.identity.as_deref())?;
+            *connected = Connected { client, identity: login.identity.clone() };
         }
-        Ok(connected)
+        Ok(connected.client.clone())
     }
 
     /// The bearer token, for the registry's login; `None` for a login by password or certificate.
@@ -442,42 +468,48 @@ fn identify(config: &mut Config, certificate: &[u8], key: &[u8]) {
     config.auth_info.client_key_data = Some(SecretString::from(encode(key)));
 }
 
-/// The client, and the one for connections that are upgraded.
-fn build(config: &Config, identity: Option<&Identity>) -> Result<(Client, Client), Failure> {
+fn build(config: &Config, identity: Option<&Identity>) -> Result<Client, Failure> {
     let mut config = config.clone();
     if let Some(identity) = identity {
         identify(&mut config, identity.certificate.as_bytes(), identity.key.expose_secret().as_bytes());
     }
     let server: Uri = config.cluster_url.clone();
-    let for_upgrades = build_for_upgrades(&config);
-    let client = ClientBuilder::try_from(config).map(ClientBuilder::build);
-    let both = client.and_then(|client| {
-        let for_upgrades = for_upgrades.unwrap_or_else(|| Ok(client.clone()))?;
-        Ok((client, for_upgrades))
-    });
-    both.map_err(|error| {
+    // kube alone speaks with a proxy.
+    let client = if config.proxy_url.is_some() {
+        ClientBuilder::try_from(config).map(ClientBuilder::build)
+    } else {
+        build_directly(&config)
+    };
+    client.map_err(|error| {
         Failure::nothing_changed(format!("connect to {server}: {}", Cause::of(&error)))
             .hint("check certificates and impersonation: kubectl config view --minify")
     })
 }
 
-/// kube's client, but for small writes, which do not wait for the acknowledgement of those before: what goes through a
-/// port-forward is small, and waited 40 ms each time. `None` where a proxy is in between, which kube alone speaks with.
-fn build_for_upgrades(config: &Config) -> Option<Result<Client, kube::Error>> {
-    if config.proxy_url.is_some() {
-        return None;
-    }
-    let build = || {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(config.connect_timeout);
-        let connector = config.rustls_https_connector_with_connector(connector)?;
-        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
-        let client = config.extra_headers_layer()?.layer(client);
-        Ok(Client::new(config.base_uri_layer().layer(client), config.default_namespace.clone()))
-    };
-    Some(build())
+/// kube's client, but for small writes, which do not wait for the acknowledgement of those before (what goes through a
+/// port-forward is small, and waited 40 ms each time), and for reading, which is done in large pieces.
+fn build_directly(config: &Config) -> Result<Client, kube::Error> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    let connector =
+        tower::util::MapResponse::new(connector, Buffered::new as fn(TokioIo<TcpStream>) -> Buffered<_>);
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let limit = config.connect_timeout;
+    let connector = tower::service_fn(move |server: Uri| {
+        let connecting = connector.clone().call(server);
+        Box::pin(async move {
+            match limit {
+                Some(limit) => tokio::time::timeout(limit, connecting)
+                    .await
+                    .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())),
+                None => connecting.await,
+            }
+        })
+    });
+    let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let client = config.extra_headers_layer()?.layer(client);
+    Ok(Client::new(config.base_uri_layer().layer(client), config.default_namespace.clone()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! kube speaks HTTP and TLS here; everything in which it differs from kubectl is done in this room: which
 //! kubeconfig counts, proxies, login programs, token files, timeouts and retries.
 
+mod buffered;
 mod connect;
 mod credentials;
 mod error;
@@ -14,7 +15,7 @@ mod proxy;
 mod remote;
 mod request;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 mod warnings;
 
 pub use connect::{Cluster, install_crypto};
@@ -26,7 +27,7 @@ pub use kubeconfig::{Entries, entries};
 pub use options::{ConnectionOptions, Environment, RequestTimeout};
 pub use remote::{Ended, Execution, Stream};
 pub(crate) use request::is_object_name;
-pub use request::{ApiRequest, ApiResponse, Lines, Retry};
+pub use request::{ApiRequest, ApiResponse, Buffers, Lines, Retry, Taking};
 pub use warnings::Announce;
 
 pub use crate::cause::{Cause, CauseKind, io_text};

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     future::Future,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -112,6 +113,52 @@ impl ApiRequest {
     pub fn max_body(self, max_body: usize) -> Self {
         Self { max_body, ..self }
     }
+}
+
+/// Memory for the bodies of large answers that come one after the other, which is used again. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// The largest buffer that is kept, in bytes.
+const KEPT_BUFFER: usize = 16 << 20;
+
+impl Buffers {
+    fn take(&self) -> Lent {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Lent { buffer: free.pop().unwrap_or_default(), home: self.clone() }
+    }
+}
+
+/// A buffer that returns to where it came from.
+struct Lent {
+    buffer: Vec<u8>,
+    home: Buffers,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        if buffer.capacity() <= KEPT_BUFFER {
+            self.home.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
+}
+
+/// How the body of an answer is taken.
+#[derive(Clone, Copy)]
+pub struct Taking<'a> {
+    /// Where the memory for it comes from.
+    pub buffers: &'a Buffers,
+    /// Sees what has come of it so far, until it says that it has seen enough. An answer that broke off is seen again
+    /// from its start.
+    pub enough: &'a (dyn Fn(&[u8]) -> bool + Sync),
 }
 
 /// An answer with a status of success (2xx).
@@ -296,8 +343,8 @@ async fn open(
     }
     if !status.is_success() {
         // What can be read of the explanation; the status itself is already known.
-        let mut read = BytesMut::new();
-        let _ = read_body(body, &mut read, MAX_ERROR_BODY, clock, limits.pause).await;
+        let mut read = Vec::new();
+        let _ = read_body(body, &mut read, MAX_ERROR_BODY, clock, limits.pause, &|_| true).await;
         let explanation = Status::read(&read);
         let seconds =
             parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -320,6 +367,7 @@ pub(super) async fn send_once(
     max_body: usize,
     limits: &Limits,
     warnings: &Warnings,
+    taking: Taking<'_>,
 ) -> Result<ApiResponse, Failed> {
     let wants_json = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == "application/json");
     let clock = Clock::start(limits.whole);
@@ -335,9 +383,9 @@ pub(super) async fn send_once(
             ApiError::Malformed("a web page instead of JSON (a login page or a proxy?)".to_owned()).into()
         );
     }
-    let mut read = BytesMut::new();
-    read_body(body, &mut read, max_body, clock, limits.pause).await?;
-    Ok(ApiResponse { status, headers: parts.headers, body: read.freeze() })
+    let mut read = taking.buffers.take();
+    read_body(body, &mut read.buffer, max_body, clock, limits.pause, taking.enough).await?;
+    Ok(ApiResponse { status, headers: parts.headers, body: Bytes::from_owner(read) })
 }
 
 /// Sends a request once; the answer is read line by line. Only its head has to come in the time of a request.
@@ -397,11 +445,13 @@ impl Lines {
 
 async fn read_body(
     mut body: Body,
-    read: &mut BytesMut,
+    read: &mut Vec<u8>,
     limit: usize,
     clock: Clock,
     pause: Option<Duration>,
+    enough: &(dyn Fn(&[u8]) -> bool + Sync),
 ) -> Result<(), ApiError> {
+    let mut seen = false;
     while let Some(frame) = clock.step(pause, "reading the answer", body.frame()).await? {
         let frame = frame
             .map_err(|error| ApiError::Truncated { received: read.len(), cause: Cause::of(&error).text })?;
@@ -410,6 +460,7 @@ async fn read_body(
                 return Err(ApiError::BodyTooLarge { limit });
             }
             read.extend_from_slice(&data);
+            seen = seen || enough(read);
         }
     }
     Ok(())

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::Either;
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
-use super::decode::{self, DecodeError};
+use super::decode::{self, DecodeError, PageMetadata};
 use super::lists::{Absence, Content, List, Parts, Read};
-use crate::cluster::{ApiError, ApiRequest, ApiResponse, Cluster};
+use crate::cluster::{ApiError, ApiRequest, Buffers, Cluster, Taking};
 use crate::error::Failure;
 use crate::model::{Id, Inventory, Kind, Names, Selector, Stream};
 
@@ -22,8 +25,10 @@ pub(super) const PAGE_BYTES: usize = 128 << 20;
 const RESTARTS: usize = 4;
 /// How often a list with a page that is no JSON is started again: something between us and the server may have cut it.
 const MALFORMED_RETRIES: usize = 2;
-/// How many lists are read at once.
+/// How many lists are read at once, beside that of images.
 pub(super) const LISTS_IN_FLIGHT: usize = 6;
+/// How many pages of all lists are in memory, from the request on until they are decoded.
+const PAGES_IN_MEMORY: usize = 6;
 /// How long the list of images may take to fail as well, once another list has failed.
 const LAST_WORD: Duration = Duration::from_secs(1);
 /// How many single objects are asked for at once.
@@ -108,13 +113,14 @@ pub enum Event {
 /// A list that may not be read stops the run, with the right that is missing; so does one that cannot be decoded.
 pub async fn read(cluster: &Cluster, scope: &Scope, tell: &(dyn Fn(Event) + Sync)) -> Result<Read, Failure> {
     let others = other_lists(cluster, scope).await?;
+    let reader = Reader::new(cluster, tell);
     let images_then_streams = async {
         let mut parts = Parts::with(Names::default(), scope.selector.clone());
-        read_list(cluster, &List::images(), None, &mut parts, tell).await?;
-        read_list(cluster, &List::image_streams(), scope.namespace.as_deref(), &mut parts, tell).await?;
+        read_list(&reader, &List::images(), None, &mut parts).await?;
+        read_list(&reader, &List::image_streams(), scope.namespace.as_deref(), &mut parts).await?;
         Ok(parts)
     };
-    let rest = read_lists(cluster, others, scope.namespace.as_deref(), tell);
+    let rest = read_lists(&reader, others, scope.namespace.as_deref());
     let images_then_streams = std::pin::pin!(images_then_streams);
     let rest = std::pin::pin!(rest);
     let (mut parts, rest) = match futures::future::select(images_then_streams, rest).await {
@@ -150,16 +156,15 @@ async fn other_lists(cluster: &Cluster, scope: &Scope) -> Result<Vec<List>, Fail
 
 /// Reads lists side by side; all of them, so that all missing rights are seen.
 async fn read_lists(
-    cluster: &Cluster,
+    reader: &Reader<'_>,
     lists: Vec<List>,
     namespace: Option<&str>,
-    tell: &(dyn Fn(Event) + Sync),
 ) -> Result<Vec<Parts>, Vec<Failure>> {
     let results = futures::stream::iter(lists).map(|list| async move {
         // Referrers are read cluster-wide, whatever the streams are limited to.
         let namespace = namespace.filter(|_| list.content == Content::LimitRanges);
         let mut parts = Parts::default();
-        read_list(cluster, &list, namespace, &mut parts, tell).await.map(|()| parts)
+        read_list(reader, &list, namespace, &mut parts).await.map(|()| parts)
     });
     let (mut all, mut failures) = (Vec::new(), Vec::new());
     for result in results.buffered(LISTS_IN_FLIGHT).collect::<Vec<Result<Parts, Failure>>>().await {
@@ -187,14 +192,14 @@ fn together(failures: Vec<Failure>) -> Failure {
 }
 
 pub(super) async fn read_list(
-    cluster: &Cluster,
+    reader: &Reader<'_>,
     list: &List,
     namespace: Option<&str>,
     parts: &mut Parts,
-    tell: &(dyn Fn(Event) + Sync),
 ) -> Result<(), Failure> {
+    let Reader { cluster, tell, .. } = reader;
     let doing = format!("list {}", list.qualified());
-    match pages(cluster, list, namespace, parts, tell).await {
+    match pages(reader, list, namespace, parts).await {
         Ok(()) => Ok(()),
         Err(PageError::Api(ApiError::NotFound { .. })) if list.absence != Absence::Stops => {
             tell(Event::Skipped(list.qualified(), "the server does not serve it".into()));
@@ -220,21 +225,24 @@ enum PageError {
 }
 
 async fn pages(
-    cluster: &Cluster,
+    reader: &Reader<'_>,
     list: &List,
     namespace: Option<&str>,
     parts: &mut Parts,
-    tell: &(dyn Fn(Event) + Sync),
 ) -> Result<(), PageError> {
     parts.begin();
+    let list = Arc::new(list.clone());
     let path = list.path(namespace);
     let mut limit = PAGE_LIMIT;
-    let mut token = String::new();
     let (mut restarts, mut malformed) = (0, 0);
+    let mut token = String::new();
+    let mut coming = reader.ask(&list, page_path(&path, limit, &token));
     loop {
-        let answer = cluster.request(page_request(list, page_path(&path, limit, &token))).await;
-        let page = match answer {
-            Ok(ApiResponse { body, .. }) => body,
+        // The next page is asked for as soon as this one has said where it begins.
+        let next = coming.next().await;
+        let ahead = next.map(|next| (reader.ask(&list, page_path(&path, limit, &next)), next));
+        let page = match coming.page().await {
+            Ok(page) => page,
             Err(ApiError::Gone { .. }) if restarts < RESTARTS => {
                 // The server forgot the state that the pages show. The inconsistent token that it offers would mix
                 // two states, so the list starts again, in larger pages: it has to finish before the next
@@ -242,34 +250,131 @@ async fn pages(
                 restarts += 1;
                 limit = if restarts == RESTARTS { 0 } else { limit.saturating_mul(4) };
                 token.clear();
-                parts.restart(list);
-                tell(Event::Restarted(list.qualified()));
+                parts.restart(&list);
+                (reader.tell)(Event::Restarted(list.qualified()));
+                coming = reader.ask(&list, page_path(&path, limit, &token));
                 continue;
             }
             Err(ApiError::BodyTooLarge { .. }) if limit != 1 => {
                 limit = if limit == 0 { PAGE_LIMIT } else { (limit / 8).max(1) };
+                coming = reader.ask(&list, page_path(&path, limit, &token));
                 continue;
             }
             Err(error) => return Err(PageError::Api(error)),
         };
-        let metadata = match tokio::task::block_in_place(|| parts.page(list, &page)) {
+        let metadata = match decoded(parts, &list, page).await {
             Ok(metadata) => metadata,
             Err(DecodeError::Malformed(_) | DecodeError::Protobuf(_)) if malformed < MALFORMED_RETRIES => {
                 // Half of the page may have been taken before the fault: the list starts again.
                 malformed += 1;
                 token.clear();
-                parts.restart(list);
-                tell(Event::Restarted(list.qualified()));
+                parts.restart(&list);
+                (reader.tell)(Event::Restarted(list.qualified()));
+                coming = reader.ask(&list, page_path(&path, limit, &token));
                 continue;
             }
             Err(error) => return Err(PageError::Decode(error)),
         };
-        tell(Event::Progress(list.qualified(), parts.objects()));
+        (reader.tell)(Event::Progress(list.qualified(), parts.objects()));
         if metadata.next.is_empty() {
-            parts.end(list, namespace, metadata.resource_version);
+            parts.end(&list, namespace, metadata.resource_version);
             return Ok(());
         }
         token = metadata.next;
+        coming = match ahead {
+            Some((ahead, asked)) if asked == token => ahead,
+            // The page said nothing in time, or broke off and came again from another state.
+            _ => reader.ask(&list, page_path(&path, limit, &token)),
+        };
+    }
+}
+
+/// Decodes a page on a thread of its own: meanwhile others come in.
+async fn decoded(parts: &mut Parts, list: &Arc<List>, page: Page) -> Result<PageMetadata, DecodeError> {
+    let (mut taken, list) = (std::mem::take(parts), Arc::clone(list));
+    let decoding = tokio::task::spawn_blocking(move || {
+        let metadata = taken.page(&list, &page.body);
+        (taken, metadata)
+    });
+    match decoding.await {
+        Ok((taken, metadata)) => {
+            *parts = taken;
+            metadata
+        }
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Reads lists, several at once.
+pub(super) struct Reader<'a> {
+    cluster: &'a Cluster,
+    tell: &'a (dyn Fn(Event) + Sync),
+    /// How many more pages may be in memory.
+    room: Arc<Semaphore>,
+    buffers: Buffers,
+}
+
+/// A page in memory.
+struct Page {
+    body: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+/// A page that was asked for. It is given up if this is dropped.
+struct Coming {
+    task: JoinHandle<Result<Page, ApiError>>,
+    next: oneshot::Receiver<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(cluster: &'a Cluster, tell: &'a (dyn Fn(Event) + Sync)) -> Self {
+        Self { cluster, tell, room: Arc::new(Semaphore::new(PAGES_IN_MEMORY)), buffers: Buffers::default() }
+    }
+
+    /// Asks for a page as soon as there is room for it.
+    fn ask(&self, list: &List, path: String) -> Coming {
+        let (cluster, buffers, room) = (self.cluster.clone(), self.buffers.clone(), Arc::clone(&self.room));
+        let request = page_request(list, path);
+        let (sender, next) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            // Nobody closes the semaphore.
+            let room = room.acquire_owned().await.unwrap_or_else(|_| unreachable!());
+            let sender = Mutex::new(Some(sender));
+            let enough = |beginning: &[u8]| {
+                let Some(next) = decode::next_of_beginning(beginning) else { return false };
+                if let Some(sender) = sender.lock().unwrap_or_else(PoisonError::into_inner).take()
+                    && !next.is_empty()
+                {
+                    // An error means that nobody wants the list any more.
+                    let _ = sender.send(next);
+                }
+                true
+            };
+            let taking = Taking { buffers: &buffers, enough: &enough };
+            let answer = cluster.request_taking(request, taking).await?;
+            Ok(Page { body: answer.body, _room: room })
+        });
+        Coming { task, next }
+    }
+}
+
+impl Coming {
+    /// The token for the page behind it, once its beginning tells; `None` if it does not.
+    async fn next(&mut self) -> Option<String> {
+        (&mut self.next).await.ok()
+    }
+
+    async fn page(&mut self) -> Result<Page, ApiError> {
+        match (&mut self.task).await {
+            Ok(page) => page,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -409,7 +514,7 @@ pub async fn reread_referrers(
             list.absence = Absence::Stops;
         }
     }
-    let parts = read_lists(cluster, lists, None, &|_| {}).await.map_err(together)?;
+    let parts = read_lists(&Reader::new(cluster, &|_| {}), lists, None).await.map_err(together)?;
     let mut all = Parts::default();
     for part in parts {
         all.merge(part);
@@ -424,7 +529,7 @@ pub async fn reread_referrers(
 /// As [`read`]; the inventory is then as it was.
 pub async fn reread_streams(cluster: &Cluster, inventory: &mut Inventory) -> Result<(), Failure> {
     let mut parts = Parts::with(std::mem::take(&mut inventory.names), inventory.selector.clone());
-    let result = read_list(cluster, &List::image_streams(), None, &mut parts, &|_| {}).await;
+    let result = read_list(&Reader::new(cluster, &|_| {}), &List::image_streams(), None, &mut parts).await;
     let (names, streams) = parts.into_streams();
     inventory.names = names;
     if result.is_ok() {
@@ -447,6 +552,60 @@ pub fn reduce_stream(inventory: &mut Inventory, body: &[u8]) -> Result<Stream, S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::ConnectionOptions;
+    use crate::cluster::test_support::{Reply, Server, environment, kubeconfig};
+
+    /// The names of the images that are read from a server with these answers, and the paths that it was asked for.
+    async fn images(replies: Vec<Reply>) -> (Vec<String>, Vec<String>) {
+        let server = Server::start(replies).await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        std::fs::write(&path, kubeconfig(&server.url(), "token: abc")).unwrap();
+        let options = ConnectionOptions { kubeconfig: Some(path), ..ConnectionOptions::default() };
+        let cluster = Cluster::connect(&options, &environment(&[])).await.unwrap();
+        let mut parts = Parts::default();
+        let reader = Reader::new(&cluster, &|_| {});
+        let list = List::images();
+        let reading = read_list(&reader, &list, None, &mut parts);
+        tokio::time::timeout(Duration::from_secs(20), reading).await.expect("hung").unwrap();
+        let inventory = parts.finish().inventory;
+        let names = inventory.images.all().iter().map(|image| inventory.names.text(image.name).into_owned());
+        let asked = server.heads().iter().map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect();
+        (names.collect(), asked)
+    }
+
+    fn page(next: &str, name: &str) -> (String, String) {
+        let head = format!(r#"{{"metadata":{{"resourceVersion":"1","continue":"{next}"}},"items":["#);
+        let rest = format!(r#"{{"metadata":{{"name":"{name}"}}}}]}}"#);
+        let length = head.len() + rest.len();
+        (format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{head}"), rest)
+    }
+
+    fn whole((head, rest): (String, String)) -> Reply {
+        Reply::Bytes(head + &rest)
+    }
+
+    #[tokio::test]
+    async fn the_next_page_is_asked_for_before_all_of_this_one_is_there() {
+        let (head, rest) = page("b", "first");
+        let (names, asked) = images(vec![Reply::Parts(head, rest), whole(page("", "second"))]).await;
+        assert_eq!(names, ["first", "second"]);
+        assert!(asked[1].ends_with("limit=500&continue=b"), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_page_that_came_again_from_another_state_says_where_the_next_one_begins() {
+        let (cut, _) = page("old", "never");
+        let replies = vec![
+            Reply::Bytes(cut),
+            whole(page("", "of the old state")),
+            whole(page("new", "first")),
+            whole(page("", "second")),
+        ];
+        let (names, asked) = images(replies).await;
+        assert_eq!(names, ["first", "second"], "{asked:?}");
+        assert!(asked[3].ends_with("continue=new"), "{asked:?}");
+    }
 
     #[test]
     fn no_name_leaves_its_segment() {

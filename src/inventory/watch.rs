@@ -17,7 +17,9 @@ use tokio::task::JoinSet;
 
 use super::decode::{DecodeError, PageMetadata, Text};
 use super::lists::{Absence, Content, List, ListState, Parts};
-use super::read::{GETS_IN_FLIGHT, LISTS_IN_FLIGHT, PAGE_BYTES, PAGE_LIMIT, page_path, read_list, segment};
+use super::read::{
+    GETS_IN_FLIGHT, LISTS_IN_FLIGHT, PAGE_BYTES, PAGE_LIMIT, Reader, page_path, read_list, segment,
+};
 use crate::cluster::{ApiError, ApiRequest, Cluster, Lines, Retry, sanitize};
 use crate::error::Failure;
 use crate::model::{Inventory, Stream};
@@ -407,7 +409,8 @@ impl Follower {
             None => {
                 let mut parts = Parts::default();
                 let namespace = self.namespace.as_deref();
-                read_list(&self.cluster, &self.list, namespace, &mut parts, &|_| {}).await?;
+                let reader = Reader::new(&self.cluster, &|_| {});
+                read_list(&reader, &self.list, namespace, &mut parts).await?;
                 self.add(parts);
             }
         }

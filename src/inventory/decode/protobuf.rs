@@ -5,12 +5,12 @@ use std::borrow::Cow;
 
 use super::{
     AnyObject, BuildObject, BuildSource, BuildSpec, Container, ContainerStatus, Controller, CronJobObject,
-    CronJobSpec, DecodeError, From, ImageObject, ImageVolume, ImportPolicy, ItemObject, JobTemplate,
-    KEEP_MARK, Labels, LayerObject, LimitObject, LimitRangeObject, LimitRangeSpec, MANAGED_ANNOTATION,
-    ManifestObject, Marked, MaxObject, Metadata, NamespaceObject, Object, OwnerReference, PageMetadata,
-    PodObject, PodSpec, PodStatus, PodTemplate, QuantityText, Raw, RevisionObject, SpecTag, Strategy,
-    StreamObject, StreamSpec, StreamStatus, TagCondition, TagObject, TemplateObject, TemplateSpec, Text,
-    Time, Volume, WithFrom,
+    CronJobSpec, DecodeError, DockerMetadata, From, ImageObject, ImageVolume, ImportPolicy, ItemObject,
+    JobTemplate, KEEP_MARK, Labels, LayerObject, LimitObject, LimitRangeObject, LimitRangeSpec,
+    MANAGED_ANNOTATION, ManifestObject, Marked, MaxObject, Metadata, NamespaceObject, Object, OwnerReference,
+    PageMetadata, PodObject, PodSpec, PodStatus, PodTemplate, QuantityText, Raw, RevisionObject, SpecTag,
+    Strategy, StreamObject, StreamSpec, StreamStatus, TagCondition, TagObject, TemplateObject, TemplateSpec,
+    Text, Time, Volume, WithFrom,
 };
 use crate::model::Kind;
 use crate::wire::{Field, Fields, Message, Value, WireError, inner};
@@ -29,13 +29,7 @@ pub(super) fn list<'a, T: Object<'a>>(
         match of_list? {
             (1, value) => {
                 is_list = true;
-                for of_metadata in Fields::new(value.bytes()?) {
-                    match of_metadata? {
-                        (2, version) => version.text()?.clone_into(&mut metadata.resource_version),
-                        (3, next) => next.text()?.clone_into(&mut metadata.next),
-                        _ => {}
-                    }
-                }
+                metadata.put(value)?;
             }
             (2, value) => {
                 let mut object = T::default();
@@ -54,6 +48,31 @@ pub(super) fn list<'a, T: Object<'a>>(
     }
     // The metadata is always sent, even if it is empty: an answer without is no list, and not one without items.
     if is_list { Ok(metadata) } else { Err(DecodeError::NoItems) }
+}
+
+/// The metadata of a list of which only the beginning is there; `None` if it is not there yet.
+pub(super) fn metadata(beginning: &[u8]) -> Option<PageMetadata> {
+    match Fields::new(beginning).next()?.ok()? {
+        (1, value) => {
+            let mut metadata = PageMetadata::default();
+            metadata.put(value).ok()?;
+            Some(metadata)
+        }
+        _ => None,
+    }
+}
+
+impl Field<'_> for PageMetadata {
+    fn put(&mut self, value: Value<'_>) -> Result<(), WireError> {
+        for field in Fields::new(value.bytes()?) {
+            match field? {
+                (2, version) => version.text()?.clone_into(&mut self.resource_version),
+                (3, next) => next.text()?.clone_into(&mut self.next),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Says which field number becomes which field.
@@ -305,6 +324,18 @@ impl<'a> Field<'a> for Raw<'a> {
             self.0 = Some(raw.text()?).filter(|text| !text.is_empty());
             Ok(())
         })
+    }
+}
+
+/// Likewise.
+impl<'a> Field<'a> for DockerMetadata<'a> {
+    fn put(&mut self, value: Value<'a>) -> Result<(), WireError> {
+        let mut raw = Raw::default();
+        raw.put(value)?;
+        if let Some(text) = raw.0 {
+            *self = serde_json::from_str(text).unwrap_or_else(|error| Self(Err(error.to_string())));
+        }
+        Ok(())
     }
 }
 
