@@ -15,7 +15,8 @@ const LONGEST_BRIEF: usize = 200;
 /// A name as it is, with what could steer a terminal, hide or forge a line escaped: `a\u{1b}[2Jb\nc`.
 #[must_use]
 pub fn printable(name: &str) -> Cow<'_, str> {
-    if !name.contains(is_harmful) {
+    // Nearly every name is plain ASCII, and a report has many.
+    if name.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !name.contains(is_harmful) {
         return Cow::Borrowed(name);
     }
     let mut escaped = String::with_capacity(name.len() + 8);

@@ -16,6 +16,9 @@ use crate::error::Failure;
 use progress::Bars;
 use terminal::Terminal;
 
+/// What is written to stdout at once, in bytes.
+const PIECE: usize = 64 << 10;
+
 /// Where results and messages go.
 #[derive(Debug, Default)]
 pub struct Ui {
@@ -60,7 +63,7 @@ impl Ui {
             return;
         }
         let write = || {
-            let mut out = io::BufWriter::new(io::stdout().lock());
+            let mut out = io::BufWriter::with_capacity(PIECE, io::stdout().lock());
             if write(&mut out).and_then(|()| out.flush()).is_err() {
                 self.stdout_closed.store(true, Ordering::Relaxed);
             }

@@ -448,15 +448,16 @@ impl Api {
         let expired = at.is_some() && self.continue_expires();
         let limit_or_all = limit.unwrap_or(usize::MAX);
         let generated = self.generated.get().filter(|generation| generation.count(resource).is_some());
-        let page = match generated {
-            Some(_) if wanted.is_some() => {
-                return Err(Failure::bad_request("generated lists know no selectors"));
+        let page = if let Some(generation) = generated {
+            let mut page = generation.page(resource, &prefix, start.as_deref(), limit_or_all);
+            if let Some(wanted) = wanted {
+                // Pages of what is selected are short here, not filled up from what follows.
+                page.items = Items::Stored(page.items.in_json().filter(wanted).collect());
             }
-            Some(generation) => Some(generation.page(resource, &prefix, start.as_deref(), limit_or_all)),
-            None => {
-                let page = self.store.page(resource, namespace, at, start.as_deref(), limit_or_all, wanted);
-                page.map(Listed::from)
-            }
+            Some(page)
+        } else {
+            let page = self.store.page(resource, namespace, at, start.as_deref(), limit_or_all, wanted);
+            page.map(Listed::from)
         };
         let Some(page) = page.filter(|_| !expired) else {
             let start = token.map(|token| token.start).unwrap_or_default();
