@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::look;
 use super::page::PageFile;
 use super::signals::{listen_to_signals, nothing_done, stopped, timeout_flag, until};
 use super::write_document;
+use super::{keeping, look};
 use crate::cache::detect::{Discovery, discover};
 use crate::cache::rollout::read_only::{Back, Holder, ReadOnly, State};
 use crate::cache::rollout::{self, Progress, Restart, Restarted};
@@ -30,6 +30,7 @@ use crate::hard_prune::{
     self, End, Findings, HardPruneOptions, Line, Mode, Other, Precondition, Target, may_execute,
     preconditions,
 };
+use crate::journal::{self, Held, Locks};
 use crate::report::hard_prune::{Found, HardPruneResult, ReadOnlyOutcome};
 use crate::report::{self, printable};
 use crate::text::sanitize;
@@ -63,6 +64,41 @@ async fn check_and_prune(options: &HardPruneOptions, ui: &Arc<Ui>) -> Result<Exi
         stop = stopped(&mut stop) => return Err(nothing_done(stop, options.timeout)),
         begun = Box::pin(begin(options, ui)) => begun?,
     };
+    // A prune's links and blobs are not for two to delete at once.
+    let held = if options.confirm { Some(keep_others_away(ui, &begun).await?) } else { None };
+    let ended = Box::pin(go_on(options, ui, begun, stop)).await;
+    if let Some(held) = held
+        && let Err(why) = held.release().await
+    {
+        ui.message(&format!("Lock: it ends by itself: {}", printable(&why)));
+    }
+    ended
+}
+
+/// Takes the lock that every run takes which changes something.
+async fn keep_others_away(ui: &Ui, begun: &Begun) -> Result<Held, Failure> {
+    let holder = journal::Holder::of_process(look::user(&begun.cluster).await);
+    let place = keeping::place(&begun.cluster);
+    let locks = Locks {
+        cluster: &begun.cluster,
+        namespace: &begun.found.place.namespace,
+        place: place.as_ref(),
+        holder: &holder,
+        pace: journal::Pace::default(),
+    };
+    let held = locks.take().await.map_err(journal::Busy::failure)?;
+    if let Some(gap) = &held.gap {
+        ui.message(&format!("Lock: {}", printable(gap)));
+    }
+    Ok(held)
+}
+
+async fn go_on(
+    options: &HardPruneOptions,
+    ui: &Arc<Ui>,
+    begun: Begun,
+    mut stop: watch::Receiver<Option<Stop>>,
+) -> Result<Exit, Failure> {
     if options.restore {
         return Box::pin(restore(options, ui, begun)).await;
     }
