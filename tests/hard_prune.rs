@@ -436,6 +436,15 @@ fn read_only_mode_that_somebody_else_wants_stays_on() {
         config["spec"]["readOnly"] = true.into();
         config["metadata"]["generation"] = 2.into();
     });
+    let rolled_out = async {
+        let cluster = &fixture.site.cluster;
+        let limit = Duration::from_secs(20);
+        let asked = |store: &sandbox::api::Store| {
+            store.list("deployments").iter().any(|it| it.to_string().contains("MAINTENANCE_READONLY"))
+        };
+        cluster.wait_until(limit, asked).await && cluster.wait_for_rollout(limit).await
+    };
+    assert!(fixture.site.cluster.block_on(rolled_out));
     let ran = fixture.plugin(&["--confirm", "-o", "json"]).run().exits(0).says("it is on, and stays on");
     assert_eq!(ran.json()["readOnly"], "keptOn");
     assert_eq!(fixture.left(), BTreeSet::new(), "{ran}");
