@@ -257,7 +257,8 @@ fn inventory(names: impl Iterator<Item = (String, String)>) -> Inventory {
             inventory.images.push(record, &layers, &[]);
             items.push(Item { created: 0, image });
         }
-        let tag = Tag { name: "latest".into(), items, import: Import::Never };
+        let latest = inventory.names.words.intern("latest");
+        let tag = Tag { name: latest, items, import: Import::Never };
         inventory.streams.push(Stream {
             namespace: namespace.into(),
             name: name.into(),

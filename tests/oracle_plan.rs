@@ -185,7 +185,7 @@ fn reference(case: &Path) -> (Sets, Value) {
 /// Adds what differs to our sets: the result must be exactly what the reference did.
 fn with_differences(inventory: &Inventory, plan: &Plan, mut sets: Sets) -> Sets {
     let text = |id| inventory.names.text(id).into_owned();
-    for differing in &plan.differences {
+    for differing in plan.differences.iter() {
         let stream = |position: u32| inventory.streams[position as usize].repository();
         match differing.object {
             DifferingObject::Item(position, ..) => *sets.items.entry(stream(position)).or_default() += 1,
@@ -228,10 +228,11 @@ fn the_plan_is_the_reference_s_less_the_documented_differences() {
         assert_eq!(expected["exitCode"], 0, "{}", case.display());
         let ours = with_differences(&read.inventory, &plan, ours(&read.inventory, &plan));
         pretty(&case.display().to_string(), &ours, &theirs);
-        for differing in &plan.differences {
+        for differing in plan.differences.iter() {
             *count.entry(differing.reason).or_default() += 1;
-            for place in &differing.referrers {
-                assert!(!place.referrer(&read.inventory).name.is_empty());
+            for place in differing.referrers {
+                let name = place.referrer(&read.inventory).name;
+                assert!(!read.inventory.names.words.text(name).is_empty());
             }
             let needs_referrer = !matches!(
                 differing.reason,

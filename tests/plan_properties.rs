@@ -426,10 +426,10 @@ proptest! {
     fn a_blob_goes_once_and_with_the_last_image_that_names_it((world, rules) in (worlds(), rules())) {
         let inventory = read(&world.lists());
         let plan = decide(&inventory, &rules);
-        let doomed = |position: &usize| plan.images[*position].verdict == ImageVerdict::Delete;
+        let doomed = |position: &usize| plan.images.at(*position).verdict == ImageVerdict::Delete;
         let mut seen = BTreeSet::new();
         for (position, decision) in plan.images.iter().enumerate() {
-            for blob in &decision.blobs {
+            for blob in decision.blobs {
                 prop_assert!(seen.insert(*blob), "{} goes twice", inventory.names.text(*blob));
                 let names = |other: &usize| named_blobs(&inventory, *other).any(|named| named == *blob);
                 let last = (0..plan.images.len()).filter(doomed).rfind(names);
@@ -491,7 +491,7 @@ proptest! {
         let plan = decide(&inventory, &rules);
         // Each difference names something that stays: none of them is deleted as well.
         let deleted = deleted(&inventory, &plan);
-        for differing in &plan.differences {
+        for differing in plan.differences.iter() {
             use oc_prune_images::plan::DifferingObject as Object;
             let text = |id| inventory.names.text(id).into_owned();
             let repository = |stream: u32| inventory.streams[stream as usize].repository();
@@ -638,7 +638,7 @@ proptest! {
         let found = stuck(&inventory, &rules).unwrap();
         let now = with(tag_revisions.max(1));
         let blobs = |inventory: &Inventory| -> BTreeSet<_> {
-            decide(inventory, &now).images.iter().flat_map(|image| image.blobs.clone()).collect()
+            decide(inventory, &now).images.blobs().iter().copied().collect()
         };
         let before = blobs(&inventory);
         let freed = |changes: &[Change]| -> u64 {
@@ -659,7 +659,7 @@ proptest! {
                     let tag = u32::try_from(image.tag).unwrap();
                     let item = plan.streams[of_stream.stream].items.iter().find(|item| item.tag == tag).unwrap();
                     prop_assert_eq!(matches!(item.verdict, ItemVerdict::Remove(_)), goes);
-                    prop_assert!(goes || plan.images[at].verdict != ImageVerdict::Delete);
+                    prop_assert!(goes || plan.images.at(at).verdict != ImageVerdict::Delete);
                 }
                 if image.proposed {
                     deleted.push(Change::DeleteTag { stream: of_stream.stream, tag: image.tag });
@@ -688,11 +688,10 @@ fn left_by(guard: &Guard, inventory: &Inventory, plan: &Plan) -> BTreeSet<String
         decision.manifest_links.retain(|link| guard.manifest_link(&repository, *link).is_none());
         decision.layer_links.retain(|link| guard.layer_link(&repository, *link).is_none());
     }
-    for (image, decision) in inventory.images.all().iter().zip(&mut plan.images) {
-        if decision.verdict == ImageVerdict::Delete
-            && (guard.image(image.name).is_some() || kept.contains(&image.name))
-        {
-            decision.verdict = ImageVerdict::KeepAppeared;
+    let mut left = deleted(inventory, &plan);
+    for image in inventory.images.all() {
+        if guard.image(image.name).is_some() || kept.contains(&image.name) {
+            left.remove(&format!("image {}", inventory.names.text(image.name)));
         }
     }
     // Images are decided about once more after stage 1: what its items name stays whole.
@@ -701,10 +700,12 @@ fn left_by(guard: &Guard, inventory: &Inventory, plan: &Plan) -> BTreeSet<String
         .filter_map(|image| inventory.images.find(*image))
         .flat_map(|position| named_blobs(inventory, position))
         .collect();
-    for decision in &mut plan.images {
-        decision.blobs.retain(|blob| guard.blob(*blob).is_none() && !by_items.contains(blob));
+    for blob in plan.images.blobs() {
+        if guard.blob(*blob).is_some() || by_items.contains(blob) {
+            left.remove(&format!("blob {}", inventory.names.text(*blob)));
+        }
     }
-    deleted(inventory, &plan)
+    left
 }
 
 proptest! {
@@ -772,11 +773,10 @@ proptest! {
         let (now, stage2) = decide_images(&after, &rules, |_| true);
         let (then, _) = decide_images(&inventory, &rules, |_| true);
         prop_assume!(stage2 == Stage2::Runs);
-        let names = |inventory: &Inventory, decisions: &[oc_prune_images::plan::ImageDecision]| {
+        let names = |inventory: &Inventory, decisions: &oc_prune_images::plan::ImageDecisions| {
             let all = inventory.images.all().iter().zip(decisions);
             let images = all.filter(|(_, decision)| decision.verdict == ImageVerdict::Delete).map(|(image, _)| image.name);
-            let blobs = decisions.iter().flat_map(|decision| &decision.blobs).copied();
-            (images.collect::<Vec<_>>(), blobs.collect::<Vec<_>>())
+            (images.collect::<Vec<_>>(), decisions.blobs().to_vec())
         };
         let text = |inventory: &Inventory, id| inventory.names.text(id).into_owned();
         let (images_now, blobs_now) = names(&after, &now);

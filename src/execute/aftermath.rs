@@ -285,7 +285,11 @@ fn places(inventory: &Inventory, images: &BTreeSet<Id>) -> Vec<(String, String, 
     for stream in &inventory.streams {
         for tag in &stream.tags {
             for item in tag.items.iter().filter(|item| images.contains(&item.image)) {
-                places.insert((stream.repository(), tag.name.to_string(), item.image));
+                places.insert((
+                    stream.repository(),
+                    inventory.names.words.text(tag.name).to_owned(),
+                    item.image,
+                ));
             }
         }
     }

@@ -20,7 +20,7 @@ use super::{Change, FailedObject, Run, Spared};
 use crate::cluster::{ApiError, ApiRequest};
 use crate::inventory::image_path;
 use crate::model::{Id, Image, Inventory};
-use crate::plan::{ImageDecision, ImageVerdict, named_blobs};
+use crate::plan::{ImageDecision, ImageDecisions, ImageVerdict, named_blobs};
 use crate::throttle::{Order, Turn};
 
 const NONE: u32 = u32::MAX;
@@ -62,14 +62,14 @@ impl Schedule {
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 2^32 images")]
     fn new(
         inventory: &Inventory,
-        decisions: &[ImageDecision],
+        decisions: &ImageDecisions,
         linked: BTreeSet<Id>,
     ) -> (Self, UnboundedReceiver<(usize, Begun)>) {
-        let is_doomed = |position: &usize| decisions[*position].verdict == ImageVerdict::Delete;
+        let is_doomed = |position: &usize| decisions.at(*position).verdict == ImageVerdict::Delete;
         let doomed = || (0..decisions.len()).filter(is_doomed);
         let mut holders = vec![NONE; inventory.names.len()];
         for position in doomed() {
-            for blob in &decisions[position].blobs {
+            for blob in decisions.at(position).blobs {
                 holders[blob.index()] = position as u32;
             }
         }
@@ -108,7 +108,12 @@ impl Schedule {
 
     /// The blobs of an image that may go at once, and those that have to wait, its manifest last; each in the order in
     /// which they go.
-    fn blobs(&self, inventory: &Inventory, position: usize, decision: &ImageDecision) -> (Vec<Id>, Vec<Id>) {
+    fn blobs(
+        &self,
+        inventory: &Inventory,
+        position: usize,
+        decision: ImageDecision<'_>,
+    ) -> (Vec<Id>, Vec<Id>) {
         let manifest = inventory.images.all()[position].name;
         let is_alone =
             |blob: &Id| *blob != manifest && !self.shared.contains_key(blob) && !self.linked.contains(blob);
@@ -167,10 +172,10 @@ enum Entry {
 
 impl Run<'_> {
     /// Deletes the images that the decisions name, with their blobs.
-    pub(super) async fn images(&self, inventory: &Inventory, decisions: &[ImageDecision]) {
+    pub(super) async fn images(&self, inventory: &Inventory, decisions: &ImageDecisions) {
         let (schedule, mut ready) = Schedule::new(inventory, decisions, self.linked());
         let image = |position, entry| {
-            let decision = &decisions[position];
+            let decision = decisions.at(position);
             self.image(inventory, &schedule, position, decision, entry)
         };
         let mut order = schedule.order.iter().map(|position| *position as usize).peekable();
@@ -187,7 +192,7 @@ impl Run<'_> {
                 && open.len() < self.most_open
                 && let Some(position) = order.next()
             {
-                let server = self.first_server(&decisions[position]);
+                let server = self.first_server(decisions.at(position));
                 next = Some(Box::pin(async move { (position, server.turn(Order::New).await) }));
             }
             if next.is_none() && open.is_empty() {
@@ -211,7 +216,7 @@ impl Run<'_> {
     }
 
     /// The server that an image's first request goes to.
-    fn first_server(&self, decision: &ImageDecision) -> &crate::throttle::Throttle {
+    fn first_server(&self, decision: ImageDecision<'_>) -> &crate::throttle::Throttle {
         if self.tools.registry.is_some() && !decision.blobs.is_empty() { &self.registry } else { &self.api }
     }
 
@@ -221,7 +226,7 @@ impl Run<'_> {
         inventory: &Inventory,
         schedule: &Schedule,
         position: usize,
-        decision: &ImageDecision,
+        decision: ImageDecision<'_>,
         entry: Entry,
     ) {
         let image = &inventory.images.all()[position];
@@ -329,7 +334,7 @@ impl Run<'_> {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "gracePeriodSeconds": 0,
-            "preconditions": image.uid.map(|uid| serde_json::json!({ "uid": hyphenated(uid) })),
+            "preconditions": image.uid.map(|uid| serde_json::json!({ "uid": uid.to_string() })),
         });
         let request = ApiRequest::delete(image_path(&name), Bytes::from(options.to_string()));
         match self.tools.cluster.request_in(turn, request).await {
@@ -348,25 +353,12 @@ impl Run<'_> {
     }
 }
 
-fn hyphenated(uid: u128) -> String {
-    let hex = format!("{uid:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::plan::{Keep, Rules, decide};
-
-    #[test]
-    fn a_uid_reads_as_it_was_written() {
-        assert_eq!(
-            hyphenated(0x8ded_3349_5a58_434c_8a04_7de8_9a82_4d07),
-            "8ded3349-5a58-434c-8a04-7de89a824d07"
-        );
-    }
 
     fn digest(number: usize) -> String {
         format!("sha256:{number:064x}")
@@ -409,7 +401,7 @@ mod tests {
                 }
                 let next = if choices.next() == Some(true) { 0 } else { open.len() - 1 };
                 let (position, begun) = open.remove(next);
-                let (alone, last) = schedule.blobs(&inventory, position, &decisions[position]);
+                let (alone, last) = schedule.blobs(&inventory, position, decisions.at(position));
                 if begun.is_none() {
                     deleted.extend(alone);
                     if schedule.waits(position, Begun { any: true, all_gone: true }) {

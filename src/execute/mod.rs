@@ -27,7 +27,7 @@ use crate::inventory::{self, News, Scope};
 use crate::journal::Journal;
 use crate::model::{Id, Inventory};
 use crate::plan::{
-    Guard, Holder, ImageDecision, ImageVerdict, ItemVerdict, Plan, Repositories, Stage2, decide_images,
+    Guard, Holder, ImageDecisions, ImageVerdict, ItemVerdict, Plan, Repositories, Stage2, decide_images,
     missing_images,
 };
 use crate::registry::{Registry, RegistryError};
@@ -300,7 +300,7 @@ impl Run<'_> {
         self.leftover_blobs(&inventory).await;
     }
 
-    async fn decide_again(&self, candidates: &BTreeSet<Id>) -> Result<Vec<ImageDecision>, Failure> {
+    async fn decide_again(&self, candidates: &BTreeSet<Id>) -> Result<ImageDecisions, Failure> {
         let mut inventory = self.inventory.write().await;
         inventory::reread_streams(self.tools.cluster, &mut inventory).await?;
         inventory::reread_referrers(self.tools.cluster, self.tools.scope, &mut inventory).await?;

@@ -264,7 +264,8 @@ impl Run<'_> {
             self.guard(&inventory, |guard| {
                 for item in gone.clone() {
                     let tag = before.tags.get(item.tag as usize).filter(|_| item.position == 0);
-                    guard.removed(&progress.now.repository(), item.image, tag.map(|tag| &*tag.name));
+                    let tag = tag.map(|tag| inventory.names.words.text(tag.name));
+                    guard.removed(&progress.now.repository(), item.image, tag);
                 }
             });
             removed.images.extend(gone.map(|item| item.image));

@@ -19,8 +19,8 @@ use serde::de::{
 use serde_json::value::RawValue;
 
 use crate::model::{
-    Id, Image, Images, Import, Item, Kind, LimitRange, Mention, Names, Quantity, Referrer, Selector, Source,
-    Stream, Tag, Target, pull_spec,
+    Id, Image, Images, Import, Item, Kind, LimitRange, Mention, Names, Quantity, Referrer, Referrers,
+    Selector, Source, Stream, Tag, TargetText, Uuid, Word, pull_spec,
 };
 use crate::wire::{self, Value, WireError};
 
@@ -208,9 +208,9 @@ impl Protecting for Labels<'_> {
     }
 }
 
-/// The controller among the owners, as `Kind/name`.
+/// Kind and name of the controller among the owners.
 #[derive(Debug, Default)]
-struct Controller(Option<Box<str>>);
+struct Controller<'a>(Option<(Text<'a>, Text<'a>)>);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -223,21 +223,28 @@ struct OwnerReference<'a> {
     controller: bool,
 }
 
-impl OwnerReference<'_> {
-    fn named(&self) -> Controller {
-        Controller(Some(format!("{}/{}", &*self.kind, &*self.name).into()))
+impl<'a> OwnerReference<'a> {
+    fn named(self) -> Controller<'a> {
+        Controller(Some((self.kind, self.name)))
     }
 }
 
-impl<'de> Deserialize<'de> for Controller {
+impl Controller<'_> {
+    fn intern(&self, names: &mut Names) -> Option<Word> {
+        let (kind, name) = self.0.as_ref()?;
+        Some(names.words.intern_joined(&[kind, "/", name]))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Controller<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OwnersVisitor;
         impl<'de> Visitor<'de> for OwnersVisitor {
-            type Value = Controller;
+            type Value = Controller<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of owners")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut owners: A) -> Result<Controller, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut owners: A) -> Result<Controller<'de>, A::Error> {
                 let mut controller = Controller(None);
                 while let Some(owner) = owners.next_element::<OwnerReference>()? {
                     if owner.controller {
@@ -267,8 +274,8 @@ struct Metadata<'a, L = Marked> {
     labels: L,
     #[serde(deserialize_with = "nullable")]
     annotations: Marked,
-    #[serde(deserialize_with = "nullable")]
-    owner_references: Controller,
+    #[serde(borrow, deserialize_with = "nullable")]
+    owner_references: Controller<'a>,
 }
 
 impl<L: Protecting> Metadata<'_, L> {
@@ -703,7 +710,6 @@ impl<'de> Deserialize<'de> for Count {
 /// The Image objects as they arrive, with what else they tell.
 #[derive(Debug, Default)]
 pub(super) struct ImageReader {
-    pub(super) names: Names,
     pub(super) images: Images,
     /// Hosts in `dockerImageReference` of managed images, with how many name them.
     pub(super) managed_hosts: BTreeMap<Box<str>, usize>,
@@ -712,8 +718,8 @@ pub(super) struct ImageReader {
 }
 
 impl ImageReader {
-    pub(super) fn take(&mut self, object: &ImageObject<'_>) {
-        if let Err(error) = object.reduce(&mut self.names, &mut self.images, false) {
+    pub(super) fn take(&mut self, names: &mut Names, object: &ImageObject<'_>) {
+        if let Err(error) = object.reduce(names, &mut self.images, false) {
             self.undecodable.push((object.metadata.name.to_string(), error));
         }
         if object.metadata.annotations.managed
@@ -748,14 +754,14 @@ impl ImageObject<'_> {
         appeared: bool,
     ) -> Result<(), String> {
         let mut image = Image::named(names.intern(&self.metadata.name));
-        image.uid = uuid(&self.metadata.uid);
+        image.uid = Uuid::parse(&self.metadata.uid);
         image.created = self.metadata.creation_timestamp.0;
         image.managed = self.metadata.annotations.managed;
         image.protected = self.metadata.is_protected();
         image.appeared = appeared;
         image.repository = repository_of(&self.docker_image_reference)
             .filter(|_| image.managed)
-            .map(|name| names.intern(name));
+            .map(|name| names.words.intern(name));
         let media_type = &*self.docker_image_manifest_media_type;
         image.index = is_index(media_type);
         image.config_deletable = has_config(media_type);
@@ -820,18 +826,6 @@ fn has_config(media_type: &str) -> bool {
         media_type,
         "application/vnd.docker.distribution.manifest.v2+json" | "application/vnd.oci.image.manifest.v1+json"
     )
-}
-
-/// The 128 bits of `8-4-4-4-12` hex digits.
-fn uuid(text: &str) -> Option<u128> {
-    let has_form = text.len() == 36
-        && text.bytes().enumerate().all(|(i, c)| (c == b'-') == matches!(i, 8 | 13 | 18 | 23));
-    if !has_form {
-        return None;
-    }
-    text.bytes()
-        .filter(|c| *c != b'-')
-        .try_fold(0_u128, |sum, c| Some(sum << 4 | u128::from(char::from(c).to_digit(16)?)))
 }
 
 /// An image stream.
@@ -949,7 +943,7 @@ impl StreamObject<'_> {
             self.metadata.labels.0.iter().find(|(name, _)| **name == *key).map(|(_, value)| &**value)
         };
         let tags = self.status.tags.iter().map(|tag| Tag {
-            name: tag.tag.as_ref().into(),
+            name: names.words.intern(&tag.tag),
             items: tag
                 .items
                 .iter()
@@ -968,10 +962,12 @@ impl StreamObject<'_> {
         }
     }
 
-    /// `status.dockerImageRepository`, with the stream's creation time: which registry the server means.
-    pub(super) fn repository(&self) -> Option<(i64, String)> {
-        let repository = self.status.docker_image_repository.to_string();
-        (!repository.is_empty()).then_some((self.metadata.creation_timestamp.0, repository))
+    /// The host in `status.dockerImageRepository`, with its slash, and the stream's creation time: which registry the
+    /// server means.
+    pub(super) fn registry(&self) -> Option<(i64, String)> {
+        let repository = &*self.status.docker_image_repository;
+        let host = repository.split_inclusive('/').next()?;
+        Some((self.metadata.creation_timestamp.0, host.to_owned()))
     }
 }
 
@@ -1133,35 +1129,30 @@ struct ImageVolume<'a> {
 }
 
 impl PodSpec<'_> {
-    /// Its references; in a `ControllerRevision` (`source` is `Extra`) none is one that the reference reads.
-    fn mentions(&self, source: Source, mentions: &mut Vec<Mention>) {
-        let mut add = |place: String, source: Source, value: &str| {
-            if let Some(target) = Target::of_pull_spec(value) {
-                mentions.push(Mention { place: place.into(), source, target });
-            }
-        };
+    /// Notes its references; in a `ControllerRevision` (`source` is `Extra`) none is one that the reference reads.
+    fn mentions(&self, source: Source, reader: &mut ReferrerReader<'_>) {
         for container in &self.init_containers {
-            add(format!("init container {}", &*container.name), source, &container.image);
+            reader.pull_spec(&["init container ", &container.name], source, &container.image);
         }
         for container in &self.containers {
-            add(format!("container {}", &*container.name), source, &container.image);
+            reader.pull_spec(&["container ", &container.name], source, &container.image);
         }
         for container in &self.ephemeral_containers {
-            add(format!("ephemeral container {}", &*container.name), Source::Extra, &container.image);
+            reader.pull_spec(&["ephemeral container ", &container.name], Source::Extra, &container.image);
         }
         for volume in &self.volumes {
             if let Some(image) = &volume.image {
-                add(format!("volume {}", &*volume.name), Source::Extra, &image.reference);
+                reader.pull_spec(&["volume ", &volume.name], Source::Extra, &image.reference);
             }
         }
     }
 
     /// The repository that a container is started from.
-    fn repository_of(&self, container: &str) -> Option<(Box<str>, Box<str>)> {
+    fn repository_of(&self, container: &str) -> Option<(&str, &str)> {
         let mut all = self.containers.iter().chain(&self.init_containers).chain(&self.ephemeral_containers);
         let spec = all.find(|candidate| &*candidate.name == container)?;
-        match Target::of_pull_spec(&spec.image)? {
-            Target::Tag { namespace, stream, .. } | Target::Image { namespace, stream, .. } => {
+        match TargetText::of_pull_spec(&spec.image)? {
+            TargetText::Tag { namespace, stream, .. } | TargetText::Image { namespace, stream, .. } => {
                 Some((namespace, stream))
             }
             _ => None,
@@ -1169,52 +1160,78 @@ impl PodSpec<'_> {
     }
 }
 
-/// An object that refers to images.
-pub(super) trait Refers {
-    /// What it refers to; nothing if it has no reference at all.
-    fn reduce(&self, kind: &Kind) -> Option<Referrer>;
+/// Takes the objects that refer to images, as they arrive.
+#[derive(Debug)]
+pub(super) struct ReferrerReader<'r> {
+    pub(super) names: &'r mut Names,
+    pub(super) referrers: &'r mut Referrers,
 }
 
-fn referrer(kind: &Kind, metadata: &Metadata<'_>, mentions: Vec<Mention>) -> Option<Referrer> {
-    (!mentions.is_empty()).then(|| Referrer {
-        kind: kind.clone(),
-        namespace: metadata.namespace.as_ref().into(),
-        name: metadata.name.as_ref().into(),
-        owner: metadata.owner_references.0.clone(),
-        finished_pod_created: None,
-        mentions,
-    })
+impl ReferrerReader<'_> {
+    /// Notes a reference of the object that is being read.
+    fn mention(&mut self, place: &[&str], source: Source, target: TargetText<'_>) {
+        let place = self.names.words.intern_joined(place);
+        let target = target.intern(self.names);
+        self.referrers.mention(Mention { place, source, target });
+    }
+
+    fn pull_spec(&mut self, place: &[&str], source: Source, value: &str) {
+        if let Some(target) = TargetText::of_pull_spec(value) {
+            self.mention(place, source, target);
+        }
+    }
+
+    /// Notes a reference, unless the object has one to the same already.
+    fn new_mention(&mut self, place: &[&str], source: Source, target: TargetText<'_>) {
+        let target = target.intern(self.names);
+        if !self.referrers.open().iter().any(|mention| mention.target == target) {
+            let place = self.names.words.intern_joined(place);
+            self.referrers.mention(Mention { place, source, target });
+        }
+    }
+
+    /// Ends the object, of which nothing is kept if it refers to nothing.
+    fn close(&mut self, kind: &Kind, metadata: &Metadata<'_>, finished_pod_created: Option<i64>) {
+        if self.referrers.open().is_empty() {
+            return;
+        }
+        let words = &mut self.names.words;
+        let (namespace, name) = (words.intern(&metadata.namespace), words.intern(&metadata.name));
+        let owner = metadata.owner_references.intern(self.names);
+        let mut referrer = Referrer::named(kind.clone(), namespace, name);
+        (referrer.owner, referrer.finished_pod_created) = (owner, finished_pod_created);
+        self.referrers.close(referrer);
+    }
+}
+
+/// An object that refers to images.
+pub(super) trait Refers {
+    /// Adds what it refers to; nothing if it has no reference at all.
+    fn reduce(&self, kind: &Kind, reader: &mut ReferrerReader<'_>);
 }
 
 impl Refers for PodObject<'_> {
-    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
-        let mut mentions = Vec::new();
-        self.spec.mentions(Source::Spec, &mut mentions);
+    fn reduce(&self, kind: &Kind, reader: &mut ReferrerReader<'_>) {
+        self.spec.mentions(Source::Spec, reader);
         let PodStatus { phase, container_statuses, init_container_statuses, ephemeral_container_statuses } =
             &self.status;
         let statuses = [container_statuses, init_container_statuses, ephemeral_container_statuses];
         for status in statuses.into_iter().flatten() {
-            let Some(target) = Target::of_image_id(&status.image_id) else { continue };
-            let place: Box<str> = format!("image that runs in container {}", &*status.name).into();
-            let mut add = |target: Target| {
-                if !mentions.iter().any(|mention| mention.target == target) {
-                    mentions.push(Mention { place: place.clone(), source: Source::Running, target });
-                }
-            };
+            let Some(target) = TargetText::of_image_id(&status.image_id) else { continue };
+            let place = ["image that runs in container ", &status.name];
             // The runtime may report the digest under another repository than the pod was started from, and the
             // next start pulls from the latter.
-            if let Target::Image { digest, .. } | Target::Digest(digest) = &target
+            if let TargetText::Image { digest, .. } | TargetText::Digest(digest) = &target
                 && let Some((namespace, stream)) = self.spec.repository_of(&status.name)
             {
-                add(Target::Image { namespace, stream, digest: digest.clone() });
+                let started = TargetText::Image { namespace, stream, digest };
+                reader.new_mention(&place, Source::Running, started);
             }
-            add(target);
+            reader.new_mention(&place, Source::Running, target);
         }
-        let mut referrer = referrer(kind, &self.metadata, mentions)?;
-        if !matches!(&**phase, "Running" | "Pending") {
-            referrer.finished_pod_created = Some(self.metadata.creation_timestamp.0);
-        }
-        Some(referrer)
+        let is_live = matches!(&**phase, "Running" | "Pending");
+        let finished = (!is_live).then_some(self.metadata.creation_timestamp.0);
+        reader.close(kind, &self.metadata, finished);
     }
 }
 
@@ -1243,10 +1260,9 @@ struct PodTemplate<'a> {
 }
 
 impl Refers for TemplateObject<'_> {
-    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
-        let mut mentions = Vec::new();
-        self.spec.template.spec.mentions(Source::Spec, &mut mentions);
-        referrer(kind, &self.metadata, mentions)
+    fn reduce(&self, kind: &Kind, reader: &mut ReferrerReader<'_>) {
+        self.spec.template.spec.mentions(Source::Spec, reader);
+        reader.close(kind, &self.metadata, None);
     }
 }
 
@@ -1275,10 +1291,9 @@ struct JobTemplate<'a> {
 }
 
 impl Refers for CronJobObject<'_> {
-    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
-        let mut mentions = Vec::new();
-        self.spec.job_template.spec.template.spec.mentions(Source::Spec, &mut mentions);
-        referrer(kind, &self.metadata, mentions)
+    fn reduce(&self, kind: &Kind, reader: &mut ReferrerReader<'_>) {
+        self.spec.job_template.spec.template.spec.mentions(Source::Spec, reader);
+        reader.close(kind, &self.metadata, None);
     }
 }
 
@@ -1301,11 +1316,11 @@ struct RevisionData<'a> {
 }
 
 impl Refers for RevisionObject<'_> {
-    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
-        let data: RevisionData = serde_json::from_str(self.data.0?).ok()?;
-        let mut mentions = Vec::new();
-        data.spec.template.spec.mentions(Source::Extra, &mut mentions);
-        referrer(kind, &self.metadata, mentions)
+    fn reduce(&self, kind: &Kind, reader: &mut ReferrerReader<'_>) {
+        if let Some(Ok(data)) = self.data.0.map(serde_json::from_str::<RevisionData>) {
+            data.spec.template.spec.mentions(Source::Extra, reader);
+            reader.close(kind, &self.metadata, None);
+        }
     }
 }
 
@@ -1365,24 +1380,24 @@ struct From<'a> {
 }
 
 impl Refers for BuildObject<'_> {
-    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
-        let own = &self.metadata.namespace;
-        let target = |from: &From<'_>| {
+    fn reduce(&self, kind: &Kind, reader: &mut ReferrerReader<'_>) {
+        fn target<'a>(own: &'a str, from: &'a From<'_>) -> Option<TargetText<'a>> {
             let namespace = if from.namespace.is_empty() { own } else { &from.namespace };
-            Target::of_build_source(&from.kind, namespace, &from.name)
-        };
-        let mut mentions = Vec::new();
+            TargetText::of_build_source(&from.kind, namespace, &from.name)
+        }
+        let own = &self.metadata.namespace;
         let Strategy { source, docker, custom } = &self.spec.strategy;
         let strategy = source.as_ref().or(docker.as_ref()).or(custom.as_ref());
-        if let Some(target) = strategy.and_then(|strategy| strategy.from.as_ref()).and_then(target) {
-            mentions.push(Mention { place: "".into(), source: Source::Spec, target });
+        let from = strategy.and_then(|strategy| strategy.from.as_ref());
+        if let Some(target) = from.and_then(|from| target(own, from)) {
+            reader.mention(&[], Source::Spec, target);
         }
         for from in self.spec.source.images.iter().filter_map(|image| image.from.as_ref()) {
-            if let Some(target) = target(from) {
-                mentions.push(Mention { place: "source image".into(), source: Source::Extra, target });
+            if let Some(target) = target(own, from) {
+                reader.mention(&["source image"], Source::Extra, target);
             }
         }
-        referrer(kind, &self.metadata, mentions)
+        reader.close(kind, &self.metadata, None);
     }
 }
 
@@ -1408,50 +1423,49 @@ impl AnyObject {
         self.0.pointer(&format!("/metadata/{field}")).and_then(serde_json::Value::as_str).unwrap_or("")
     }
 
-    fn controller(&self) -> Option<Box<str>> {
+    fn controller(&self) -> Option<Controller<'_>> {
         let owners = self.0.pointer("/metadata/ownerReferences")?;
-        Option::<Controller>::deserialize(owners).ok().flatten()?.0
+        Option::<Controller>::deserialize(owners).ok().flatten()
     }
 }
 
 impl Refers for AnyObject {
-    fn reduce(&self, kind: &Kind) -> Option<Referrer> {
-        fn walk(path: &str, value: &serde_json::Value, mentions: &mut Vec<Mention>) {
+    fn reduce(&self, kind: &Kind, reader: &mut ReferrerReader<'_>) {
+        fn walk(path: &str, value: &serde_json::Value, reader: &mut ReferrerReader<'_>) {
             match value {
                 serde_json::Value::String(text) => {
-                    if let Some(target @ (Target::Tag { .. } | Target::Image { .. })) =
-                        Target::of_pull_spec(text)
+                    if let Some(target @ (TargetText::Tag { .. } | TargetText::Image { .. })) =
+                        TargetText::of_pull_spec(text)
                     {
-                        mentions.push(Mention { place: path.into(), source: Source::Extra, target });
+                        reader.mention(&[path], Source::Extra, target);
                     }
                 }
                 serde_json::Value::Array(values) => {
                     for (position, value) in values.iter().enumerate() {
-                        walk(&format!("{path}[{position}]"), value, mentions);
+                        walk(&format!("{path}[{position}]"), value, reader);
                     }
                 }
                 serde_json::Value::Object(fields) => {
                     for (name, value) in fields {
-                        walk(&format!("{path}.{name}"), value, mentions);
+                        walk(&format!("{path}.{name}"), value, reader);
                     }
                 }
                 _ => {}
             }
         }
-        let mut mentions = Vec::new();
         for (name, value) in self.0.as_object().into_iter().flatten() {
             if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-                walk(&format!(".{name}"), value, &mut mentions);
+                walk(&format!(".{name}"), value, reader);
             }
         }
-        (!mentions.is_empty()).then(|| Referrer {
-            kind: kind.clone(),
-            namespace: self.metadata("namespace").into(),
-            name: self.metadata("name").into(),
-            owner: self.controller(),
-            finished_pod_created: None,
-            mentions,
-        })
+        let text = |field| Text(Cow::Borrowed(self.metadata(field)));
+        let metadata = Metadata {
+            name: text("name"),
+            namespace: text("namespace"),
+            owner_references: self.controller().unwrap_or_default(),
+            ..Metadata::default()
+        };
+        reader.close(kind, &metadata, None);
     }
 }
 

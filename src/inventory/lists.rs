@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::decode::{
     self, AnyObject, BuildObject, CronJobObject, DecodeError, ImageObject, ImageReader, LimitRangeObject,
-    NamespaceObject, PageMetadata, PodObject, Refers, RevisionObject, StreamObject, TemplateObject,
+    NamespaceObject, Object, PageMetadata, PodObject, ReferrerReader, Refers, RevisionObject, StreamObject,
+    TemplateObject,
 };
-use crate::model::{Id, Inventory, Kind, LimitRange, Names, Referrer, Selector, Stream, Target};
+use crate::model::{Inventory, Kind, LimitRange, Names, Referrers, Selector, Stream};
 
 /// What a list holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,14 +141,15 @@ pub struct ListState {
 /// What was read so far.
 #[derive(Debug, Default)]
 pub struct Parts {
+    names: Names,
     images: ImageReader,
     /// What selects streams.
     selector: Option<Selector>,
     streams: Vec<Stream>,
-    repositories: Vec<(i64, String)>,
+    repositories: BTreeMap<String, i64>,
     limits: BTreeMap<Box<str>, Vec<LimitRange>>,
     protected_namespaces: Vec<Box<str>>,
-    referrers: Vec<Referrer>,
+    referrers: Referrers,
     warnings: Vec<String>,
     states: Vec<ListState>,
     objects: usize,
@@ -156,19 +158,21 @@ pub struct Parts {
 impl Parts {
     /// Parts that go on with names that are already interned, and select streams.
     pub(super) fn with(names: Names, selector: Option<Selector>) -> Self {
-        Self { images: ImageReader { names, ..ImageReader::default() }, selector, ..Self::default() }
+        Self { names, selector, ..Self::default() }
     }
 
     /// The names and the streams, sorted.
     pub(super) fn into_streams(mut self) -> (Names, Vec<Stream>) {
         sort_streams(&mut self.streams);
-        (self.images.names, self.streams)
+        (self.names, self.streams)
     }
 
-    /// The referrers, sorted, their digests interned.
-    pub(super) fn into_referrers(mut self, names: &mut Names) -> Vec<Referrer> {
-        sort_referrers(&mut self.referrers, names);
-        self.referrers
+    /// The referrers, sorted, their names interned in this table.
+    pub(super) fn into_referrers(self, names: &mut Names) -> Referrers {
+        let mut referrers = Referrers::default();
+        referrers.merge(self.referrers, &self.names, names);
+        referrers.sort(names);
+        referrers
     }
 
     /// Counts the objects of another list from here on.
@@ -194,13 +198,14 @@ impl Parts {
             }
             Content::LimitRanges => self.limits.clear(),
             Content::Namespaces => self.protected_namespaces.clear(),
-            Content::Referrers(kind) => self.referrers.retain(|referrer| referrer.kind != *kind),
+            Content::Referrers(kind) => self.referrers.forget(kind),
         }
     }
 
     /// Takes one page.
     pub(super) fn page(&mut self, list: &List, page: &[u8]) -> Result<PageMetadata, DecodeError> {
         let Self {
+            names,
             images,
             selector,
             streams,
@@ -215,12 +220,15 @@ impl Parts {
         match &list.content {
             Content::Images => decode::page(page, None, |object: ImageObject| {
                 *objects += 1;
-                images.take(&object);
+                images.take(names, &object);
             }),
             Content::ImageStreams => decode::page(page, None, |object: StreamObject| {
                 *objects += 1;
-                repositories.extend(object.repository());
-                streams.push(object.reduce(&mut images.names, selector.as_ref()));
+                if let Some((created, host)) = object.registry() {
+                    let newest = repositories.entry(host).or_insert(created);
+                    *newest = created.max(*newest);
+                }
+                streams.push(object.reduce(names, selector.as_ref()));
             }),
             Content::LimitRanges => decode::page(page, None, |object: LimitRangeObject| {
                 *objects += 1;
@@ -237,36 +245,32 @@ impl Parts {
                 protected_namespaces.extend(object.protected());
             }),
             Content::Referrers(kind) => {
-                let mut take = |referrer: Option<Referrer>| {
-                    *objects += 1;
-                    referrers.extend(referrer);
-                };
-                match kind {
-                    Kind::Pod => {
-                        decode::page(page, Some(kind), |object: PodObject| take(object.reduce(kind)))
-                    }
-                    Kind::CronJob => {
-                        decode::page(page, Some(kind), |object: CronJobObject| take(object.reduce(kind)))
-                    }
-                    Kind::Build | Kind::BuildConfig => {
-                        decode::page(page, Some(kind), |object: BuildObject| take(object.reduce(kind)))
-                    }
-                    Kind::ControllerRevision => {
-                        decode::page(page, Some(kind), |object: RevisionObject| take(object.reduce(kind)))
-                    }
-                    Kind::Other(_) => {
-                        decode::page(page, Some(kind), |object: AnyObject| take(object.reduce(kind)))
-                    }
+                fn read<'a, T: Object<'a> + Refers>(
+                    page: &'a [u8],
+                    kind: &Kind,
+                    objects: &mut usize,
+                    mut reader: ReferrerReader<'_>,
+                ) -> Result<PageMetadata, DecodeError> {
+                    decode::page(page, Some(kind), |object: T| {
+                        *objects += 1;
+                        object.reduce(kind, &mut reader);
+                    })
+                }
+                let read_page = match kind {
+                    Kind::Pod => read::<PodObject>,
+                    Kind::CronJob => read::<CronJobObject>,
+                    Kind::Build | Kind::BuildConfig => read::<BuildObject>,
+                    Kind::ControllerRevision => read::<RevisionObject>,
+                    Kind::Other(_) => read::<AnyObject>,
                     Kind::ReplicationController
                     | Kind::DaemonSet
                     | Kind::Deployment
                     | Kind::ReplicaSet
                     | Kind::StatefulSet
                     | Kind::Job
-                    | Kind::DeploymentConfig => {
-                        decode::page(page, Some(kind), |object: TemplateObject| take(object.reduce(kind)))
-                    }
-                }
+                    | Kind::DeploymentConfig => read::<TemplateObject>,
+                };
+                read_page(page, kind, objects, ReferrerReader { names, referrers })
             }
         }
     }
@@ -279,6 +283,7 @@ impl Parts {
     /// Puts the parts of another list beside these.
     pub(super) fn merge(&mut self, other: Self) {
         let Self {
+            names,
             images,
             selector: _,
             streams,
@@ -290,15 +295,12 @@ impl Parts {
             states,
             objects: _,
         } = other;
-        // Only one part reads images and streams: their names are in one table.
-        if !images.names.is_empty() {
-            self.images = images;
-        }
-        self.streams.extend(streams);
+        // Only one part reads images and streams, which keep the ids that they have there.
+        debug_assert!(images.images.all().is_empty() && streams.is_empty());
         self.repositories.extend(repositories);
         self.limits.extend(limits);
         self.protected_namespaces.extend(protected_namespaces);
-        self.referrers.extend(referrers);
+        self.referrers.merge(referrers, &names, &mut self.names);
         self.warnings.extend(warnings);
         self.states.extend(states);
     }
@@ -306,6 +308,7 @@ impl Parts {
     /// The inventory, in an order that does not depend on the order of arrival.
     pub(super) fn finish(self) -> Read {
         let Self {
+            names,
             images,
             selector,
             mut streams,
@@ -317,20 +320,14 @@ impl Parts {
             states,
             objects: _,
         } = self;
-        let ImageReader { mut names, images, managed_hosts, undecodable, .. } = images;
+        let ImageReader { images, managed_hosts, undecodable } = images;
         sort_streams(&mut streams);
         protected_namespaces.sort_unstable();
-        sort_referrers(&mut referrers, &mut names);
+        referrers.sort(&names);
         let inventory =
             Inventory { names, images, streams, referrers, limits, protected_namespaces, selector };
+        let repositories = repositories.into_iter().map(|(host, created)| (created, host)).collect();
         Read { inventory, repositories, managed_hosts, undecodable, warnings, states }
-    }
-}
-
-fn sort_referrers(referrers: &mut [Referrer], names: &mut Names) {
-    referrers.sort_by(|a, b| (&a.kind, &a.namespace, &a.name).cmp(&(&b.kind, &b.namespace, &b.name)));
-    for mention in referrers.iter().flat_map(|referrer| &referrer.mentions) {
-        intern(names, &mention.target);
     }
 }
 
@@ -338,21 +335,13 @@ fn sort_streams(streams: &mut [Stream]) {
     streams.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
 }
 
-/// Digests that are referred to get an id, even if nothing has them yet: an image may appear under one.
-fn intern(names: &mut Names, target: &Target) -> Option<Id> {
-    match target {
-        Target::Image { digest, .. } | Target::Digest(digest) => Some(names.intern(digest)),
-        Target::Invalid { readable, .. } => readable.as_deref().and_then(|target| intern(names, target)),
-        Target::Tag { .. } | Target::UnknownKind(_) => None,
-    }
-}
-
 /// What all lists together gave.
 #[derive(Debug, Default)]
 pub struct Read {
     /// What the plan is made from.
     pub inventory: Inventory,
-    /// `status.dockerImageRepository` of streams, with the streams' creation times in seconds.
+    /// Each host in `status.dockerImageRepository` of streams, with its slash, and the creation time, in seconds, of the
+    /// newest of these streams.
     pub repositories: Vec<(i64, String)>,
     /// Hosts in `dockerImageReference` of managed images, with how many name them.
     pub managed_hosts: BTreeMap<Box<str>, usize>,
@@ -364,7 +353,7 @@ pub struct Read {
     pub states: Vec<ListState>,
 }
 
-/// Reads whole lists that are in memory: for replays and benchmarks of the plan.
+/// Reads whole lists that are in memory: for replays of the plan.
 ///
 /// # Errors
 /// The text says which list cannot be decoded, and why.
@@ -380,15 +369,31 @@ pub fn read_lists_selecting<'a>(
     lists: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     selector: Option<Selector>,
 ) -> Result<Read, String> {
-    let mut pages: BTreeMap<&str, &[u8]> = lists.into_iter().collect();
+    let mut lists: Vec<(&str, &[u8])> = lists.into_iter().collect();
+    let order = |resource: &str| all_lists().position(|list| *list.resource == *resource);
+    lists.sort_by_key(|(resource, _)| order(resource));
+    read_pages(lists, selector)
+}
+
+/// Reads pages that are in memory, in an order in which images come first: for benchmarks.
+///
+/// # Errors
+/// As [`read_lists`].
+pub fn read_pages<R: AsRef<str>, P: AsRef<[u8]>>(
+    pages: impl IntoIterator<Item = (R, P)>,
+    selector: Option<Selector>,
+) -> Result<Read, String> {
+    let lists: Vec<List> = all_lists().collect();
     let mut parts = Parts::with(Names::default(), selector);
-    for list in [List::images(), List::image_streams()].into_iter().chain(List::others()) {
-        if let Some(page) = pages.remove(&*list.resource) {
-            parts.page(&list, page).map_err(|error| format!("{}: {error}", list.resource))?;
-        }
+    for (resource, page) in pages {
+        let resource = resource.as_ref();
+        let list = lists.iter().find(|list| *list.resource == *resource);
+        let list = list.ok_or_else(|| format!("{resource}: no list of the inventory"))?;
+        parts.page(list, page.as_ref()).map_err(|error| format!("{resource}: {error}"))?;
     }
-    match pages.keys().next() {
-        Some(unknown) => Err(format!("{unknown}: no list of the inventory")),
-        None => Ok(parts.finish()),
-    }
+    Ok(parts.finish())
+}
+
+fn all_lists() -> impl Iterator<Item = List> {
+    [List::images(), List::image_streams()].into_iter().chain(List::others())
 }

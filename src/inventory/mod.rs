@@ -6,7 +6,9 @@ mod read;
 mod watch;
 mod whole;
 
-pub use lists::{Absence, Content, List, ListState, Parts, Read, read_lists, read_lists_selecting};
+pub use lists::{
+    Absence, Content, List, ListState, Parts, Read, read_lists, read_lists_selecting, read_pages,
+};
 pub use read::{
     Event, ResourceName, Scope, add_appeared, image_path, read, reduce_stream, reread_referrers,
     reread_streams, stream_path,

@@ -508,6 +508,7 @@ pub async fn reread_referrers(
         // What protected when the plan was made must not stop doing so because it cannot be read any longer.
         if inventory
             .referrers
+            .all()
             .iter()
             .any(|referrer| list.content == Content::Referrers(referrer.kind.clone()))
         {

@@ -510,7 +510,9 @@ fn is_final(error: &ApiError) -> bool {
 fn names(seen: &Inventory) -> Vec<String> {
     let images = seen.images.all().iter().map(|image| seen.names.text(image.name).into_owned());
     let streams = seen.streams.iter().map(Stream::repository);
-    let referrers = seen.referrers.iter().map(|referrer| format!("{}/{}", referrer.namespace, referrer.name));
+    let text = |word| seen.names.words.text(word);
+    let referrers = seen.referrers.all().iter();
+    let referrers = referrers.map(|referrer| format!("{}/{}", text(referrer.namespace), text(referrer.name)));
     images.chain(streams).chain(referrers).map(|name| sanitize(&name)).collect()
 }
 

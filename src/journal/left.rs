@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::format::{LinkKind, Loaded, PlannedItem, PlannedStream, Record};
-use crate::model::{Id, Image, Inventory, Item, Stream, Tag};
+use crate::model::{Id, Image, Inventory, Item, Stream, Tag, Uuid};
 use crate::plan::{
     ImageVerdict, ItemVerdict, Leftovers, Links, Plan, Repositories, Rules, StreamDecision, Unfinished,
     decide_agreed,
@@ -49,8 +49,11 @@ pub fn planned(
             continue;
         }
         counts.images += 1;
-        each(&Record::Image { name: text(image.name), uid: image.uid.map(|uid| format!("{uid:032x}")) })?;
-        for id in &decision.blobs {
+        each(&Record::Image {
+            name: text(image.name),
+            uid: image.uid.map(|uid| format!("{:032x}", uid.bits())),
+        })?;
+        for id in decision.blobs {
             counts.blobs += 1;
             each(&blob(*id))?;
         }
@@ -66,7 +69,11 @@ pub fn planned_stream(inventory: &Inventory, stream: &Stream, decision: &StreamD
     let items = goes.filter_map(|item| {
         let tag = stream.tags.get(item.tag as usize)?;
         let created = tag.items.get(item.position as usize)?.created;
-        Some(PlannedItem { tag: tag.name.to_string(), image: text(&item.image), created })
+        Some(PlannedItem {
+            tag: inventory.names.words.text(tag.name).to_owned(),
+            image: text(&item.image),
+            created,
+        })
     });
     PlannedStream {
         repository: stream.repository(),
@@ -94,14 +101,15 @@ pub fn left(loaded: &Loaded, inventory: &mut Inventory, rules: &Rules) -> Plan {
     let of_items: BTreeSet<&str> = items.values().flatten().map(|(_, image, _)| *image).collect();
     let item = |stream: &Stream, tag: &Tag, item: &Item| {
         items.get(&*stream.repository()).is_some_and(|items| {
-            items.contains(&(&*tag.name, &*inventory.names.text(item.image), item.created))
+            let tag = inventory.names.words.text(tag.name);
+            items.contains(&(tag, &*inventory.names.text(item.image), item.created))
         })
     };
     let image = |image: &Image| {
         let name = inventory.names.text(image.name);
         let known = loaded.names.find(&name).and_then(|id| loaded.images.get(&id));
         match known {
-            Some(known) => known.uid.is_none() || known.uid == image.uid,
+            Some(known) => known.uid.is_none() || known.uid == image.uid.map(Uuid::bits),
             None => of_items.contains(&*name),
         }
     };
@@ -169,7 +177,7 @@ impl Inherited {
     #[must_use]
     pub fn of(loaded: &Loaded, inventory: &Inventory, plan: &Plan) -> Self {
         let mut goes = plan.doomed_blobs();
-        goes.extend(&plan.leftovers.blobs);
+        goes.extend(plan.leftovers.blobs.iter().copied());
         let name = |position: u32| loaded.repositories.get(position as usize).map_or("", AsRef::as_ref);
         let text = |id: &Id| loaded.names.text(*id).into_owned();
         let Leftovers { links: left, .. } = &plan.leftovers;
@@ -185,7 +193,7 @@ impl Inherited {
         let mut inherited = Self::default();
         for (id, blob) in &loaded.blobs {
             let digest = text(id);
-            if inventory.names.find(&digest).is_some_and(|id| goes.contains(&id)) {
+            if inventory.names.find(&digest).is_some_and(|id| goes.contains(id)) {
                 continue;
             }
             let repositories = blob.repositories.iter().map(|position| name(*position).to_owned()).collect();

@@ -1,24 +1,35 @@
 //! Names of images and blobs, interned: each digest is held once, as its raw 32 bytes.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::BuildHasher;
+use std::num::NonZeroU32;
+use std::sync::OnceLock;
 
 use foldhash::quality::RandomState;
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
+
+use super::{IdSet, Word, Words};
 
 const SHA256: &str = "sha256:";
 
 /// The interned name of an image or a blob; an index into flat arrays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id(u32);
+// One more than the index, so that an absent id costs nothing.
+pub struct Id(NonZeroU32);
 
 impl Id {
     /// The position of the name in flat arrays of [`Names::len`] elements.
     #[must_use]
     pub fn index(self) -> usize {
-        self.0 as usize
+        self.0.get() as usize - 1
+    }
+
+    /// The id at this position.
+    #[expect(clippy::expect_used, reason = "2^32 names of 32 bytes are 128 GiB: no such cluster exists")]
+    pub(super) fn at(index: usize) -> Self {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("fewer than 2^32 names"))
     }
 }
 
@@ -27,16 +38,21 @@ impl Id {
 #[derive(Default, Clone)]
 pub struct Names {
     raw: Vec<[u8; 32]>,
-    others: BTreeMap<u32, Box<str>>,
-    table: HashTable<u32>,
+    /// Which names are no `sha256:` digests, and what they are.
+    is_other: IdSet,
+    others: HashMap<Id, Word>,
+    /// Made again when it is needed, once it was left: see [`Names::rest`].
+    table: OnceLock<HashTable<Id>>,
     // Names come from the cluster, so anyone who may push chooses them: a seeded hash.
     hasher: RandomState,
+    /// The words of the objects that these names stand in.
+    pub words: Words,
 }
 
 /// The names by their ids; how they are found differs from run to run.
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries((0..).map(Id).take(self.len()).map(|id| self.text(id))).finish()
+        f.debug_list().entries(self.ids().map(|id| self.text(id))).entry(&self.words).finish()
     }
 }
 
@@ -63,24 +79,39 @@ impl Names {
         if let Some(id) = self.find_hashed(hash, name, sha256.as_ref()) {
             return id;
         }
-        #[expect(clippy::expect_used, reason = "2^32 names of 32 bytes are 128 GiB: no such cluster exists")]
-        let index = u32::try_from(self.raw.len()).expect("fewer than 2^32 names");
+        let id = Id::at(self.raw.len());
         if sha256.is_none() {
-            self.others.insert(index, name.into());
+            self.is_other.insert(id);
+            self.others.insert(id, self.words.intern(name));
         }
         self.raw.push(sha256.unwrap_or_default());
-        let Self { raw, others, table, hasher } = self;
-        table.insert_unique(hash, index, |&index| match others.get(&index) {
-            Some(text) => hasher.hash_one(text.as_bytes()),
-            None => hasher.hash_one(raw[index as usize]),
-        });
-        Id(index)
+        let Self { raw, is_other, others, table, hasher, words } = self;
+        if let Some(table) = table.get_mut() {
+            table.insert_unique(hash, id, hash_of(raw, is_other, others, hasher, words));
+        }
+        id
+    }
+
+    /// Gives back the memory with which names are found by their texts. Whoever looks for one makes it anew.
+    pub fn rest(&mut self) {
+        self.table.take();
+    }
+
+    fn table(&self) -> &HashTable<Id> {
+        self.table.get_or_init(|| {
+            let Self { raw, is_other, others, table: _, hasher, words } = self;
+            let hash = hash_of(raw, is_other, others, hasher, words);
+            let mut table = HashTable::with_capacity(raw.len());
+            for id in self.ids() {
+                table.insert_unique(hash(&id), id, &hash);
+            }
+            table
+        })
     }
 
     /// The ids of all names, in the order in which they were added.
     pub fn ids(&self) -> impl Iterator<Item = Id> + use<> {
-        // As many as there are ids.
-        (0..).take(self.raw.len()).map(Id)
+        (0..self.raw.len()).map(Id::at)
     }
 
     /// The id of a name, if anything has it.
@@ -93,7 +124,7 @@ impl Names {
     /// The name as text.
     #[must_use]
     pub fn text(&self, id: Id) -> Cow<'_, str> {
-        if let Some(other) = self.others.get(&id.0) {
+        if let Some(other) = self.other(id) {
             return Cow::Borrowed(other);
         }
         let mut text = String::with_capacity(SHA256.len() + 64);
@@ -109,7 +140,15 @@ impl Names {
     /// Whether the name is a digest that a registry can hold (see [`is_digest`]).
     #[must_use]
     pub fn is_digest(&self, id: Id) -> bool {
-        self.others.get(&id.0).is_none_or(|text| is_digest(text))
+        self.other(id).is_none_or(is_digest)
+    }
+
+    /// The text of a name that is no `sha256:` digest.
+    fn other(&self, id: Id) -> Option<&str> {
+        if !self.is_other.contains(id) {
+            return None;
+        }
+        self.others.get(&id).map(|word| self.words.text(*word))
     }
 
     fn hash(&self, name: &str, sha256: Option<&[u8; 32]>) -> u64 {
@@ -120,28 +159,47 @@ impl Names {
     }
 
     fn find_hashed(&self, hash: u64, name: &str, sha256: Option<&[u8; 32]>) -> Option<Id> {
-        let equal = |&index: &u32| match (sha256, self.others.get(&index)) {
-            (Some(bytes), None) => self.raw[index as usize] == *bytes,
-            (None, Some(text)) => **text == *name,
-            _ => false,
+        let equal = |&id: &Id| match sha256 {
+            Some(bytes) => self.raw[id.index()] == *bytes && !self.is_other.contains(id),
+            None => self.other(id) == Some(name),
         };
-        self.table.find(hash, equal).map(|&index| Id(index))
+        self.table().find(hash, equal).copied()
+    }
+}
+
+/// The hash of a name that is there.
+fn hash_of(
+    raw: &[[u8; 32]],
+    is_other: &IdSet,
+    others: &HashMap<Id, Word>,
+    hasher: &RandomState,
+    words: &Words,
+) -> impl Fn(&Id) -> u64 {
+    |id| {
+        let other = if is_other.contains(*id) { others.get(id) } else { None };
+        match other {
+            Some(word) => hasher.hash_one(words.text(*word).as_bytes()),
+            None => hasher.hash_one(raw[id.index()]),
+        }
     }
 }
 
 /// The 32 bytes of a lower-case `sha256:` digest.
 fn sha256_bytes(name: &str) -> Option<[u8; 32]> {
     let hex: &[u8; 64] = name.strip_prefix(SHA256)?.as_bytes().try_into().ok()?;
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    // Without branches, so that many digits are read at once: this is done for every name of every object.
+    let mut digits = [0_u8; 64];
+    let mut is_hex = true;
+    for (digit, character) in digits.iter_mut().zip(hex) {
+        let (decimal, letter) = (character.wrapping_sub(b'0'), character.wrapping_sub(b'a'));
+        is_hex &= decimal < 10 || letter < 6;
+        *digit = if decimal < 10 { decimal } else { letter.wrapping_add(10) };
     }
-    Some(bytes)
+    let mut bytes = [0; 32];
+    for (position, byte) in bytes.iter_mut().enumerate() {
+        *byte = digits[2 * position] << 4 | digits[2 * position + 1] & 15;
+    }
+    is_hex.then_some(bytes)
 }
 
 /// Whether a name is `algorithm:value` with nothing in it that could leave its place in a URL or a path.
@@ -178,6 +236,7 @@ mod tests {
     fn interns_each_name_once() {
         let mut names = Names::default();
         let texts = [
+            "0".into(),
             format!("sha256:{}", "0".repeat(64)),
             format!("sha256:{}ff", "0".repeat(62)),
             format!("sha256:{}FF", "0".repeat(62)),
@@ -192,6 +251,12 @@ mod tests {
             assert_eq!(names.text(*id), *text);
         }
         assert_eq!(names.len(), texts.len());
+        names.rest();
+        let more = names.intern("later");
+        for (text, id) in texts.iter().zip(&ids) {
+            assert_eq!(names.find(text), Some(*id));
+        }
+        assert_eq!(names.find("later"), Some(more));
         assert_eq!(names.find("absent"), None);
     }
 

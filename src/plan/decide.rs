@@ -1,13 +1,12 @@
 //! The rules of stage 1 (items and links) and stage 2 (images and blobs).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::differences::{Differing, differences};
+use super::differences::{Differences, differences};
 use super::leftovers::Leftovers;
-use super::marks::Marks;
 use super::references::{References, StreamReferences, Use, difference_of_all};
 use super::{Counts, Difference, Keep, Rules};
-use crate::model::{Id, Image, Images, Import, Inventory, Item, Stream, Tag};
+use crate::model::{Id, IdSet, Image, Images, Import, Inventory, Item, Stream, Tag};
 
 /// What is to be pruned, and why everything else stays.
 #[derive(Debug, Clone)]
@@ -19,11 +18,11 @@ pub struct Plan {
     /// One decision for each stream of the inventory, in its order.
     pub streams: Vec<StreamDecision>,
     /// One decision for each image of the inventory, in its order.
-    pub images: Vec<ImageDecision>,
+    pub images: ImageDecisions,
     /// Whether stage 2 takes place.
     pub stage2: Stage2,
     /// Everything that the reference implementation would delete and this plan does not.
-    pub differences: Vec<Differing>,
+    pub differences: Differences,
     /// What a run that was cut short has left behind, and no list of the cluster names any longer.
     pub leftovers: Leftovers,
 }
@@ -161,8 +160,8 @@ pub enum ItemKeep {
     WithinSizeLimit,
     /// Rule 3e: the image is referenced in this stream.
     ImageReferenced,
-    /// A sub-manifest of this index (by id) is referenced in this stream.
-    SubmanifestReferenced(Id),
+    /// A sub-manifest of this index is referenced in this stream: [`References::of_submanifest`] says by whom.
+    SubmanifestReferenced,
     /// The image carries the protecting label or annotation.
     Protected,
     /// Nothing keeps it, but the plan that was agreed to does not name it.
@@ -181,12 +180,64 @@ pub enum ItemRemove {
 }
 
 /// The decision about one image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageDecision {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageDecision<'d> {
     /// Keep or delete.
     pub verdict: ImageVerdict,
     /// The blobs that go with it, the manifest last: each blob stands with the last image that names it.
-    pub blobs: Vec<Id>,
+    pub blobs: &'d [Id],
+}
+
+/// The decisions about all images, in flat arrays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageDecisions {
+    verdicts: Vec<ImageVerdict>,
+    blobs: Vec<Id>,
+    /// Where the blobs of each image end; empty if no blob goes.
+    ends: Vec<u32>,
+}
+
+impl ImageDecisions {
+    /// How many images there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.verdicts.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.verdicts.is_empty()
+    }
+
+    /// The decision about the image at this position of the inventory.
+    #[must_use]
+    pub fn at(&self, position: usize) -> ImageDecision<'_> {
+        let begin = position.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let end = self.ends.get(position).copied().unwrap_or(0);
+        ImageDecision { verdict: self.verdicts[position], blobs: &self.blobs[begin as usize..end as usize] }
+    }
+
+    /// All of them, in the order of the inventory.
+    #[must_use]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = ImageDecision<'_>> + DoubleEndedIterator + Clone {
+        (0..self.len()).map(|position| self.at(position))
+    }
+
+    /// Every blob that goes, each once.
+    #[must_use]
+    pub fn blobs(&self) -> &[Id] {
+        &self.blobs
+    }
+}
+
+impl<'d> IntoIterator for &'d ImageDecisions {
+    type Item = ImageDecision<'d>;
+    type IntoIter = Box<dyn Iterator<Item = ImageDecision<'d>> + 'd>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.iter())
+    }
 }
 
 /// Keep or delete an image, and why.
@@ -243,19 +294,7 @@ pub fn decide(inventory: &Inventory, rules: &Rules) -> Plan {
 
 /// Decides about everything, without a look at what the reference implementation would do.
 pub(super) fn decide_alone(inventory: &Inventory, rules: &Rules) -> Plan {
-    let references = References::collect(inventory, rules);
-    let (mut decider, stage2) = Decider::new(inventory, rules, &references, Safety::Ours);
-    let streams: Vec<_> = inventory.streams.iter().map(|stream| decider.stream(stream)).collect();
-    let images = decider.images(&streams, stage2, |_| true);
-    Plan {
-        rules: rules.clone(),
-        references,
-        streams,
-        images,
-        stage2,
-        differences: Vec::new(),
-        leftovers: Leftovers::default(),
-    }
+    decide_agreed(inventory, rules, |_, _, _| true, |_| true)
 }
 
 /// Decides about everything; of what may go, only that goes of which `item` and `image` say that it was agreed to
@@ -268,36 +307,67 @@ pub fn decide_agreed(
     image: impl Fn(&Image) -> bool,
 ) -> Plan {
     let references = References::collect(inventory, rules);
-    let (mut decider, stage2) = Decider::new(inventory, rules, &references, Safety::Ours);
+    let mut decider = Decider::new(inventory, rules, &references, Safety::Ours);
     let streams: Vec<_> = inventory.streams.iter().map(|stream| decider.stream_if(stream, &item)).collect();
-    let images = decider.images(&streams, stage2, |position| image(&inventory.images.all()[position]));
+    let mut used = Used::of(inventory);
+    for (position, decision) in streams.iter().enumerate() {
+        decider.mark_used_by_items(position, decision, &mut used);
+    }
+    let images = decider.images(used, |position| image(&inventory.images.all()[position]));
+    let stage2 = decider.stage2;
     Plan {
         rules: rules.clone(),
         references,
         streams,
         images,
         stage2,
-        differences: Vec::new(),
+        differences: Differences::default(),
         leftovers: Leftovers::default(),
     }
 }
 
-/// What the reference implementation would decide from the same state.
+/// What the reference implementation would decide about images from the same state.
+pub(super) struct ReferenceDecision {
+    /// Which images it would delete.
+    pub(super) deleted: IdSet,
+    /// Which blobs it would delete.
+    pub(super) blobs: IdSet,
+}
+
+/// Decides as the reference implementation would from the same state; what it would do to each stream, by position, is
+/// told and forgotten.
 pub(super) fn decide_as_reference(
     inventory: &Inventory,
     plan: &Plan,
-) -> (Vec<StreamDecision>, Vec<ImageDecision>) {
-    let (mut decider, stage2) = Decider::new(inventory, &plan.rules, &plan.references, Safety::Reference);
-    let streams: Vec<_> = inventory.streams.iter().map(|stream| decider.stream(stream)).collect();
-    let images = decider.images(&streams, stage2, |_| true);
-    (streams, images)
+    mut tell: impl FnMut(usize, &StreamDecision),
+) -> ReferenceDecision {
+    let mut decider = Decider::new(inventory, &plan.rules, &plan.references, Safety::Reference);
+    let images = &inventory.images;
+    let mut used = IdSet::with_names(inventory.names.len());
+    for (position, stream) in inventory.streams.iter().enumerate() {
+        let decision = decider.stream(stream);
+        used.extend(decider.left(position, &decision).map(|(_, image, _)| image));
+        tell(position, &decision);
+    }
+    // One level of an index is followed.
+    let of_indexes = images.all_manifests().filter(|(index, _)| used.contains(images.all()[*index].name));
+    let below: Vec<Id> = of_indexes.flat_map(|(_, manifests)| manifests).copied().collect();
+    used.extend(below);
+    let mut deleted = IdSet::with_names(inventory.names.len());
+    if decider.stage2 == Stage2::Runs {
+        let unused = images.all().iter().filter(|image| !used.contains(image.name));
+        let deletable = unused.filter(|image| decider.unused(image) == ImageVerdict::Delete);
+        deleted.extend(deletable.map(|image| image.name));
+    }
+    decider.find_blobs(|position| deleted.contains(images.all()[position].name));
+    ReferenceDecision { deleted, blobs: decider.gone }
 }
 
 impl Plan {
     /// Every blob that goes.
     #[must_use]
-    pub fn doomed_blobs(&self) -> BTreeSet<Id> {
-        self.images.iter().flat_map(|image| &image.blobs).copied().collect()
+    pub fn doomed_blobs(&self) -> IdSet {
+        self.images.blobs().iter().copied().collect()
     }
 
     /// How much goes.
@@ -311,11 +381,9 @@ impl Plan {
             counts.layer_links += decision.layer_links.len();
             counts.manifest_links += decision.manifest_links.len();
         }
-        for decision in &self.images {
-            counts.images += usize::from(decision.verdict == ImageVerdict::Delete);
-            for blob in &decision.blobs {
-                counts.add_blob(inventory.images.blob_bytes(*blob));
-            }
+        counts.images = self.images.iter().filter(|image| image.verdict == ImageVerdict::Delete).count();
+        for blob in self.images.blobs() {
+            counts.add_blob(inventory.images.blob_bytes(*blob));
         }
         self.leftovers.count(&mut counts, inventory);
         counts
@@ -325,14 +393,14 @@ impl Plan {
     #[must_use]
     pub fn changes_registry(&self) -> bool {
         self.streams.iter().any(|stream| !stream.layer_links.is_empty() || !stream.manifest_links.is_empty())
-            || self.images.iter().any(|image| !image.blobs.is_empty())
+            || !self.images.blobs().is_empty()
             || !self.leftovers.is_empty()
     }
 
     /// Decides about one stream as it is now: for a stream that changed since it was read.
     #[must_use]
     pub fn decide_stream(&self, inventory: &Inventory, stream: &Stream) -> StreamDecision {
-        Decider::new(inventory, &self.rules, &self.references, Safety::Ours).0.stream(stream)
+        Decider::new(inventory, &self.rules, &self.references, Safety::Ours).stream(stream)
     }
 }
 
@@ -343,11 +411,14 @@ pub fn decide_images(
     inventory: &Inventory,
     rules: &Rules,
     planned: impl Fn(usize) -> bool,
-) -> (Vec<ImageDecision>, Stage2) {
+) -> (ImageDecisions, Stage2) {
     let references = References::collect(inventory, rules);
-    let (mut decider, stage2) = Decider::new(inventory, rules, &references, Safety::Ours);
-    let kept: Vec<_> = inventory.streams.iter().map(all_kept).collect();
-    (decider.images(&kept, stage2, planned), stage2)
+    let mut decider = Decider::new(inventory, rules, &references, Safety::Ours);
+    let mut used = Used::of(inventory);
+    for (position, stream) in inventory.streams.iter().enumerate() {
+        decider.mark_used_by_items(position, &all_kept(stream), &mut used);
+    }
+    (decider.images(used, planned), decider.stage2)
 }
 
 /// What the items of a stream need in its repository.
@@ -409,15 +480,51 @@ fn items(stream: &Stream) -> impl Iterator<Item = (u32, u32, &Item)> {
     })
 }
 
-/// The indexes (positions) that list each sub-manifest.
-pub(super) fn parents(images: &Images) -> BTreeMap<Id, Vec<usize>> {
-    let mut parents: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
-    for position in 0..images.all().len() {
-        for manifest in images.manifests(position) {
-            parents.entry(*manifest).or_default().push(position);
-        }
+/// The indexes that list sub-manifests.
+#[derive(Debug, Clone)]
+pub(super) struct Parents {
+    /// A sub-manifest and the position of an index, sorted.
+    pairs: Vec<(Id, u32)>,
+}
+
+impl Parents {
+    #[expect(clippy::cast_possible_truncation, reason = "positions come from a u32 table")]
+    pub(super) fn of(images: &Images) -> Self {
+        let pairs = images.all_manifests().flat_map(|(position, manifests)| {
+            manifests.iter().map(move |manifest| (*manifest, position as u32))
+        });
+        let mut pairs: Vec<(Id, u32)> = pairs.collect();
+        pairs.sort_unstable();
+        Self { pairs }
     }
-    parents
+
+    /// The positions of the indexes that list it.
+    pub(super) fn of_manifest(&self, manifest: Id) -> impl Iterator<Item = usize> + '_ {
+        let begin = self.pairs.partition_point(|(listed, _)| *listed < manifest);
+        let of_it = self.pairs[begin..].iter().take_while(move |(listed, _)| *listed == manifest);
+        of_it.map(|(_, position)| *position as usize)
+    }
+}
+
+/// What is used, as far as is known.
+struct Used {
+    /// An image that nothing is known to use is to be deleted.
+    verdicts: Vec<ImageVerdict>,
+    /// The used images that list sub-manifests, in the order in which they were found.
+    indexes: Vec<usize>,
+}
+
+impl Used {
+    fn of(inventory: &Inventory) -> Self {
+        Self { verdicts: vec![ImageVerdict::Delete; inventory.images.all().len()], indexes: Vec::new() }
+    }
+}
+
+/// Gives an image that nothing was known to use a reason to stay.
+fn keep_unused(verdict: &mut ImageVerdict, reason: ImageVerdict) {
+    if *verdict == ImageVerdict::Delete {
+        *verdict = reason;
+    }
 }
 
 struct Decider<'a> {
@@ -425,33 +532,34 @@ struct Decider<'a> {
     rules: &'a Rules,
     references: &'a References,
     safety: Safety,
-    /// The indexes (positions) that list a sub-manifest.
-    parents: BTreeMap<Id, Vec<usize>>,
-    kept: Marks,
-    gone: Marks,
+    stage2: Stage2,
+    /// The first image without metadata, by position.
+    absent: Option<usize>,
+    parents: Parents,
+    kept: IdSet,
+    gone: IdSet,
+    /// Manifests of a stream whose links are decided about: counted apart, for a manifest's digest can also be
+    /// somebody's layer.
+    manifests: IdSet,
 }
 
 impl<'a> Decider<'a> {
-    fn new(
-        inventory: &'a Inventory,
-        rules: &'a Rules,
-        references: &'a References,
-        safety: Safety,
-    ) -> (Self, Stage2) {
+    fn new(inventory: &'a Inventory, rules: &'a Rules, references: &'a References, safety: Safety) -> Self {
         let images = &inventory.images;
-        let parents = parents(images);
+        let absent = images.all().iter().position(|image| image.metadata_absent);
         let stage2 = if rules.namespace.is_some() {
             Stage2::SkippedForNamespace
         } else if inventory.selector.is_some() {
             Stage2::SkippedForSelector
-        } else if let Some(position) = images.all().iter().position(|image| image.metadata_absent) {
+        } else if let Some(position) = absent {
             Stage2::SkippedForMetadata(position)
         } else {
             Stage2::Runs
         };
-        let names = inventory.names.len();
-        let (kept, gone) = (Marks::new(names), Marks::new(names));
-        (Self { inventory, rules, references, safety, parents, kept, gone }, stage2)
+        let set = || IdSet::with_names(inventory.names.len());
+        let (kept, gone, manifests) = (set(), set(), set());
+        let parents = Parents::of(images);
+        Self { inventory, rules, references, safety, stage2, absent, parents, kept, gone, manifests }
     }
 
     fn image(&self, name: Id) -> Option<(usize, &'a Image)> {
@@ -474,11 +582,12 @@ impl<'a> Decider<'a> {
         if verdict != StreamVerdict::Examined {
             return StreamDecision { verdict, ..StreamDecision::default() };
         }
-        let references = self.references.of_stream(&stream.repository());
-        let held = references.map(|references| self.indexes_of_referenced(references)).unwrap_or_default();
-        let mut decision = StreamDecision::default();
+        let references = self.references.of_stream(self.inventory, stream);
+        let held = self.indexes_of_referenced(&references);
+        let count = stream.tags.iter().map(|tag| tag.items.len()).sum();
+        let mut decision = StreamDecision { items: Vec::with_capacity(count), ..StreamDecision::default() };
         for (tag, position, item) in items(stream) {
-            let verdict = match self.item(stream, tag, position, item, references, &held) {
+            let verdict = match self.item(stream, tag, position, item, &references, &held) {
                 ItemVerdict::Remove(_) if !agreed(stream, &stream.tags[tag as usize], item) => {
                     ItemVerdict::Keep(ItemKeep::NotPlanned, None)
                 }
@@ -487,7 +596,7 @@ impl<'a> Decider<'a> {
             decision.items.push(ItemDecision { tag, position, image: item.image, verdict });
         }
         if self.rules.prune_registry && decision.removed() > 0 {
-            self.links(references, &mut decision);
+            self.links(&references, &mut decision);
         }
         decision
     }
@@ -507,26 +616,27 @@ impl<'a> Decider<'a> {
         if protected && self.safety == Safety::Ours {
             return StreamVerdict::Protected;
         }
+        if self.absent.is_none() {
+            return StreamVerdict::Examined;
+        }
         let absent = items(stream)
             .filter_map(|(_, _, item)| self.image(item.image))
             .find(|(_, image)| image.metadata_absent);
         absent.map_or(StreamVerdict::Examined, |(position, _)| StreamVerdict::MetadataAbsent(position))
     }
 
-    /// The indexes that hold a sub-manifest which is referenced in the stream, at any depth, with the
-    /// sub-manifest that decided.
-    fn indexes_of_referenced(&self, references: &StreamReferences) -> BTreeMap<Id, Id> {
-        let mut held = BTreeMap::new();
+    /// The indexes that hold a sub-manifest which is referenced in the stream, at any depth.
+    fn indexes_of_referenced(&self, references: &StreamReferences<'_>) -> BTreeSet<Id> {
+        let mut held = BTreeSet::new();
         if self.safety == Safety::Reference {
             return held;
         }
-        for referenced in references.images.keys() {
-            let mut open = vec![*referenced];
+        for (referenced, _) in references.images() {
+            let mut open = vec![referenced];
             while let Some(manifest) = open.pop() {
-                for parent in self.parents.get(&manifest).into_iter().flatten() {
-                    let index = self.inventory.images.all()[*parent].name;
-                    if !held.contains_key(&index) && index != *referenced {
-                        held.insert(index, *referenced);
+                for parent in self.parents.of_manifest(manifest) {
+                    let index = self.inventory.images.all()[parent].name;
+                    if index != referenced && held.insert(index) {
                         open.push(index);
                     }
                 }
@@ -542,17 +652,16 @@ impl<'a> Decider<'a> {
         tag: u32,
         position: u32,
         item: &Item,
-        references: Option<&StreamReferences>,
-        held: &BTreeMap<Id, Id>,
+        references: &StreamReferences<'_>,
+        held: &BTreeSet<Id>,
     ) -> ItemVerdict {
         if self.rules.is_young(item.created) {
             return ItemVerdict::Keep(ItemKeep::Young, None);
         }
-        if position == 0 {
-            let uses = references.and_then(|references| references.tags.get(&stream.tags[tag as usize].name));
-            if let Some(difference) = self.counts(uses) {
-                return ItemVerdict::Keep(ItemKeep::TagReferenced, difference);
-            }
+        if position == 0
+            && let Some(difference) = self.counts(references.tag(stream.tags[tag as usize].name))
+        {
+            return ItemVerdict::Keep(ItemKeep::TagReferenced, difference);
         }
         let Some((_, image)) = self.image(item.image) else {
             return ItemVerdict::Remove(ItemRemove::ImageMissing);
@@ -570,14 +679,12 @@ impl<'a> Decider<'a> {
             Keep::Recent { .. } => ItemRemove::Unreferenced,
             Keep::WithinSizeLimit => ItemRemove::OverSizeLimit,
         };
-        if let Some(difference) =
-            self.counts(references.and_then(|references| references.images.get(&item.image)))
-        {
+        if let Some(difference) = self.counts(references.image(item.image)) {
             return ItemVerdict::Keep(ItemKeep::ImageReferenced, difference);
         }
-        if let Some(submanifest) = held.get(&item.image) {
-            let keep = ItemKeep::SubmanifestReferenced(*submanifest);
-            return ItemVerdict::Keep(keep, Some(Difference::ReferencedSubmanifest));
+        if held.contains(&item.image) {
+            let difference = Some(Difference::ReferencedSubmanifest);
+            return ItemVerdict::Keep(ItemKeep::SubmanifestReferenced, difference);
         }
         if image.protected && self.safety == Safety::Ours {
             return ItemVerdict::Keep(ItemKeep::Protected, Some(Difference::Protected));
@@ -587,8 +694,10 @@ impl<'a> Decider<'a> {
 
     /// Whether references protect, and the difference they make.
     #[expect(clippy::option_option, reason = "outer: whether they protect; inner: the difference it makes")]
-    fn counts(&self, uses: Option<&Vec<Use>>) -> Option<Option<Difference>> {
-        let uses = uses.filter(|uses| !uses.is_empty())?;
+    fn counts(&self, uses: &[Use]) -> Option<Option<Difference>> {
+        if uses.is_empty() {
+            return None;
+        }
         let difference = difference_of_all(self.inventory, self.rules, uses);
         (difference.is_none() || self.safety == Safety::Ours).then_some(difference)
     }
@@ -600,27 +709,28 @@ impl<'a> Decider<'a> {
 
     /// The links of what the removed items named and the kept ones do not. A count that reaches 0 in the
     /// reference implementation is the same as: removed somewhere, kept nowhere.
-    fn links(&mut self, references: Option<&StreamReferences>, decision: &mut StreamDecision) {
+    fn links(&mut self, references: &StreamReferences<'_>, decision: &mut StreamDecision) {
         self.kept.clear();
         self.gone.clear();
-        // A manifest's digest can also be somebody's layer: manifest links and layer links are counted apart.
-        let mut manifests = BTreeSet::new();
+        self.manifests.clear();
         for item in &decision.items {
             if let ItemVerdict::Keep(..) = item.verdict
                 && let Some((position, image)) = self.image(item.image)
             {
-                manifests.insert(image.name);
+                self.manifests.insert(image.name);
                 self.keep_blobs(position);
             }
         }
         if self.safety == Safety::Ours {
-            let named: Vec<Id> = decision.items.iter().map(|item| item.image).collect();
-            for (referenced, _) in references.iter().flat_map(|references| &references.images) {
-                if !named.contains(referenced) {
-                    for position in self.with_submanifests(*referenced) {
-                        manifests.insert(self.inventory.images.all()[position].name);
-                        self.keep_blobs(position);
-                    }
+            let mut in_use: Vec<Id> = references.images().map(|(image, _)| image).collect();
+            if !in_use.is_empty() {
+                let named: BTreeSet<Id> = decision.items.iter().map(|item| item.image).collect();
+                in_use.retain(|image| !named.contains(image));
+            }
+            for image in in_use {
+                for position in self.with_submanifests(image) {
+                    self.manifests.insert(self.inventory.images.all()[position].name);
+                    self.keep_blobs(position);
                 }
             }
         }
@@ -629,7 +739,7 @@ impl<'a> Decider<'a> {
                 && let ItemVerdict::Remove(_) = item.verdict
                 && let Some((position, image)) = self.image(item.image)
             {
-                if self.may_go(image.name) && manifests.insert(image.name) {
+                if self.may_go(image.name) && self.manifests.insert(image.name) {
                     decision.manifest_links.push(image.name);
                 }
                 for blob in deletable_blobs(self.inventory, position) {
@@ -639,11 +749,13 @@ impl<'a> Decider<'a> {
                 }
             }
         }
+        decision.manifest_links.shrink_to_fit();
+        decision.layer_links.shrink_to_fit();
     }
 
     /// Whether this blob goes now: kept by nothing, not gone already, and one that a registry can hold.
     fn goes(&mut self, blob: Id) -> bool {
-        self.may_go(blob) && !self.kept.has(blob) && self.gone.add(blob)
+        self.may_go(blob) && !self.kept.contains(blob) && self.gone.insert(blob)
     }
 
     fn may_go(&self, name: Id) -> bool {
@@ -659,12 +771,12 @@ impl<'a> Decider<'a> {
     fn keep_blobs(&mut self, position: usize) {
         let image = &self.inventory.images.all()[position];
         for layer in self.inventory.images.layers(position) {
-            self.kept.add(*layer);
+            self.kept.insert(*layer);
         }
         if let Some(config) = image.config
             && (image.config_deletable || self.protects_config(config))
         {
-            self.kept.add(config);
+            self.kept.insert(config);
         }
     }
 
@@ -673,92 +785,90 @@ impl<'a> Decider<'a> {
         self.safety == Safety::Ours && self.inventory.names.is_digest(config)
     }
 
-    /// Stage 2: `streams` say which items are left.
-    fn images(
-        &mut self,
-        streams: &[StreamDecision],
-        stage2: Stage2,
-        planned: impl Fn(usize) -> bool,
-    ) -> Vec<ImageDecision> {
-        let images = &self.inventory.images;
-        if stage2 != Stage2::Runs {
-            let kept = ImageDecision { verdict: ImageVerdict::KeepStage2Skipped, blobs: Vec::new() };
-            return vec![kept; images.all().len()];
+    /// Stage 2, once it is known what the items that are left use.
+    fn images(&mut self, used: Used, planned: impl Fn(usize) -> bool) -> ImageDecisions {
+        if self.stage2 != Stage2::Runs {
+            let verdicts = vec![ImageVerdict::KeepStage2Skipped; used.verdicts.len()];
+            return ImageDecisions { verdicts, ..ImageDecisions::default() };
         }
-        let mut verdicts: Vec<Option<ImageVerdict>> = vec![None; images.all().len()];
-        self.mark_used_by_items(streams, &mut verdicts);
-        if self.safety == Safety::Ours {
-            self.mark_protected(&mut verdicts);
-            self.mark_referenced(&mut verdicts);
-        }
-        let verdicts: Vec<ImageVerdict> = verdicts
-            .into_iter()
-            .zip(images.all())
-            .enumerate()
-            .map(|(position, (verdict, image))| match verdict.unwrap_or_else(|| self.unused(image)) {
-                ImageVerdict::Delete if !planned(position) => ImageVerdict::KeepNotPlanned,
-                verdict => verdict,
-            })
-            .collect();
-        self.with_blobs(verdicts)
+        let verdicts = self.verdicts(used, planned);
+        self.find_blobs(|position| verdicts[position] == ImageVerdict::Delete);
+        self.placed(verdicts)
     }
 
-    fn mark_used_by_items(&self, streams: &[StreamDecision], verdicts: &mut [Option<ImageVerdict>]) {
-        let mut roots = Vec::new();
-        for (stream_position, (stream, decision)) in (0..).zip(self.inventory.streams.iter().zip(streams)) {
-            let mut mark = |tag: u32, name: Id, difference: Option<Difference>| {
-                if let Some((position, _)) = self.image(name) {
-                    let by = UsedBy::Item { stream: stream_position, tag };
-                    // An item that the reference implementation keeps, too, makes no difference.
-                    match verdicts[position] {
-                        None => roots.push(position),
-                        Some(ImageVerdict::KeepUsed(_, Some(_))) if difference.is_none() => {}
-                        Some(_) => return,
-                    }
-                    verdicts[position] = Some(ImageVerdict::KeepUsed(by, difference));
-                }
-            };
-            if decision.verdict == StreamVerdict::Examined {
-                for item in &decision.items {
-                    if let ItemVerdict::Keep(_, difference) = item.verdict {
-                        mark(item.tag, item.image, difference);
-                    }
-                }
-            } else {
-                let protected = decision.verdict == StreamVerdict::Protected;
-                for (tag, _, item) in items(stream) {
-                    mark(tag, item.image, protected.then_some(Difference::Protected));
-                }
+    /// The items of a stream that are left: tag, image, and the difference that it makes that the item is left.
+    fn left<'d>(
+        &self,
+        stream: usize,
+        decision: &'d StreamDecision,
+    ) -> impl Iterator<Item = (u32, Id, Option<Difference>)> + use<'a, 'd> {
+        let kept = decision.items.iter().filter_map(|item| match item.verdict {
+            ItemVerdict::Keep(_, difference) => Some((item.tag, item.image, difference)),
+            ItemVerdict::Remove(_) => None,
+        });
+        let difference = (decision.verdict == StreamVerdict::Protected).then_some(Difference::Protected);
+        let inventory = self.inventory;
+        let all = (decision.verdict != StreamVerdict::Examined).then(|| items(&inventory.streams[stream]));
+        kept.chain(all.into_iter().flatten().map(move |(tag, _, item)| (tag, item.image, difference)))
+    }
+
+    /// What the items of a stream that are left use.
+    fn mark_used_by_items(&self, stream: usize, decision: &StreamDecision, used: &mut Used) {
+        let images = &self.inventory.images;
+        for (tag, image, difference) in self.left(stream, decision) {
+            let Some(position) = images.find(image) else { continue };
+            #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 2^32 streams")]
+            let by = UsedBy::Item { stream: stream as u32, tag };
+            // An item that the reference implementation keeps, too, makes no difference.
+            match used.verdicts[position] {
+                ImageVerdict::Delete if images.manifests(position).is_empty() => {}
+                ImageVerdict::Delete => used.indexes.push(position),
+                ImageVerdict::KeepUsed(_, Some(_)) if difference.is_none() => {}
+                _ => continue,
+            }
+            used.verdicts[position] = ImageVerdict::KeepUsed(by, difference);
+        }
+    }
+
+    fn verdicts(&self, used: Used, planned: impl Fn(usize) -> bool) -> Vec<ImageVerdict> {
+        let images = self.inventory.images.all();
+        let Used { mut verdicts, indexes } = used;
+        self.mark_submanifests(&indexes, &mut verdicts);
+        self.mark_protected(&mut verdicts);
+        self.mark_referenced(&mut verdicts);
+        for (position, (verdict, image)) in verdicts.iter_mut().zip(images).enumerate() {
+            keep_unused(verdict, self.unused(image));
+            if !planned(position) {
+                keep_unused(verdict, ImageVerdict::KeepNotPlanned);
             }
         }
-        // Roots that make no difference first, so that what they hold makes none either.
-        roots.sort_by_key(|position| matches!(verdicts[*position], Some(ImageVerdict::KeepUsed(_, Some(_)))));
-        self.mark_submanifests(roots, verdicts);
+        verdicts
     }
 
     /// What a used index lists is used, at every level; the reference implementation follows one.
-    fn mark_submanifests(&self, roots: Vec<usize>, verdicts: &mut [Option<ImageVerdict>]) {
-        for root in roots {
+    fn mark_submanifests(&self, indexes: &[usize], verdicts: &mut [ImageVerdict]) {
+        // Those that make no difference first, so that what they hold makes none either.
+        let makes_one = |verdict| matches!(verdict, ImageVerdict::KeepUsed(_, Some(_)));
+        let (without, with): (Vec<usize>, Vec<usize>) =
+            indexes.iter().partition(|position| !makes_one(verdicts[**position]));
+        for root in without.into_iter().chain(with) {
             let inherited = match verdicts[root] {
-                Some(ImageVerdict::KeepUsed(_, difference)) => difference,
+                ImageVerdict::KeepUsed(_, difference) => difference,
                 _ => None,
             };
             let mut open = vec![(root, 0)];
             while let Some((parent, depth)) = open.pop() {
-                if depth > 0 && self.safety == Safety::Reference {
-                    continue;
-                }
                 let nested = (depth > 0).then_some(Difference::NestedIndex);
                 for manifest in self.inventory.images.manifests(parent) {
                     if let Some((position, _)) = self.image(*manifest)
-                        && verdicts[position].is_none()
+                        && verdicts[position] == ImageVerdict::Delete
                     {
                         #[expect(
                             clippy::cast_possible_truncation,
                             reason = "positions come from a u32 table"
                         )]
                         let by = UsedBy::Index(parent as u32);
-                        verdicts[position] = Some(ImageVerdict::KeepUsed(by, inherited.or(nested)));
+                        verdicts[position] = ImageVerdict::KeepUsed(by, inherited.or(nested));
                         open.push((position, depth + 1));
                     }
                 }
@@ -766,25 +876,30 @@ impl<'a> Decider<'a> {
         }
     }
 
-    fn mark_protected(&self, verdicts: &mut [Option<ImageVerdict>]) {
+    fn mark_protected(&self, verdicts: &mut [ImageVerdict]) {
         for image in self.inventory.images.all().iter().filter(|image| image.protected) {
             for position in self.with_submanifests(image.name) {
-                verdicts[position].get_or_insert(ImageVerdict::KeepProtected);
+                keep_unused(&mut verdicts[position], ImageVerdict::KeepProtected);
             }
         }
     }
 
-    fn mark_referenced(&self, verdicts: &mut [Option<ImageVerdict>]) {
+    fn mark_referenced(&self, verdicts: &mut [ImageVerdict]) {
         for (referenced, uses) in self.references.digests() {
             let Some((own, _)) = self.image(referenced) else { continue };
             let difference = match difference_of_all(self.inventory, self.rules, uses) {
-                _ if self.parents.contains_key(&referenced) => Difference::ReferencedSubmanifest,
+                _ if self.parents.of_manifest(referenced).next().is_some() => {
+                    Difference::ReferencedSubmanifest
+                }
                 Some(difference) => difference,
                 None => Difference::ReferencedByDigest,
             };
-            verdicts[own].get_or_insert(ImageVerdict::KeepReferenced(referenced, difference));
-            for position in self.with_submanifests(referenced) {
-                verdicts[position].get_or_insert(ImageVerdict::KeepReferenced(referenced, difference));
+            let reason = ImageVerdict::KeepReferenced(referenced, difference);
+            keep_unused(&mut verdicts[own], reason);
+            if !self.inventory.images.manifests(own).is_empty() {
+                for position in self.with_submanifests(referenced) {
+                    keep_unused(&mut verdicts[position], reason);
+                }
             }
         }
     }
@@ -801,37 +916,59 @@ impl<'a> Decider<'a> {
         }
     }
 
-    /// The blobs that no kept image names go with the last image that names them.
-    fn with_blobs(&mut self, verdicts: Vec<ImageVerdict>) -> Vec<ImageDecision> {
+    /// Finds the blobs that no kept image names: `gone` holds them afterwards.
+    fn find_blobs(&mut self, is_deleted: impl Fn(usize) -> bool) {
         self.kept.clear();
         self.gone.clear();
-        for (position, verdict) in verdicts.iter().enumerate() {
-            if *verdict != ImageVerdict::Delete {
-                self.kept.add(self.inventory.images.all()[position].name);
+        if !self.rules.prune_registry {
+            return;
+        }
+        let all = 0..self.inventory.images.all().len();
+        for position in all.clone() {
+            if !is_deleted(position) {
+                self.kept.insert(self.inventory.images.all()[position].name);
                 self.keep_blobs(position);
             }
         }
-        let mut decisions: Vec<ImageDecision> =
-            verdicts.into_iter().map(|verdict| ImageDecision { verdict, blobs: Vec::new() }).collect();
-        if self.rules.prune_registry {
-            let doomed = |decision: &ImageDecision| decision.verdict == ImageVerdict::Delete;
-            for (position, _) in decisions.iter().enumerate().filter(|(_, decision)| doomed(decision)) {
+        for position in all {
+            if is_deleted(position) {
                 let manifest = self.inventory.images.all()[position].name;
                 for blob in deletable_blobs(self.inventory, position).chain([manifest]) {
                     self.goes(blob);
                 }
             }
-            // With the last image that names it in any way, so that whoever waits for the others waits for earlier
-            // ones alone.
-            let mut placed = Marks::new(self.inventory.names.len());
-            for (position, decision) in decisions.iter_mut().enumerate().rev() {
-                if doomed(decision) {
-                    let named = named_blobs(self.inventory, position);
-                    decision.blobs = named.filter(|blob| self.gone.has(*blob) && placed.add(*blob)).collect();
-                }
+        }
+    }
+
+    /// Places each blob that goes with the last image that names it in any way, so that whoever waits for the others
+    /// waits for earlier ones alone.
+    fn placed(&mut self, verdicts: Vec<ImageVerdict>) -> ImageDecisions {
+        let count = self.gone.len();
+        if count == 0 {
+            return ImageDecisions { verdicts, ..ImageDecisions::default() };
+        }
+        // What goes is in one of two sets: those that are placed, and those that are not.
+        let Self { gone: left, .. } = self;
+        let mut blobs: Vec<Id> = Vec::with_capacity(count);
+        let mut ends = vec![0; verdicts.len()];
+        let mut of_image = Vec::new();
+        for (position, verdict) in verdicts.iter().enumerate().rev() {
+            // Counted from the end so far.
+            #[expect(clippy::cast_possible_truncation, reason = "ids are 32 bits")]
+            let behind = blobs.len() as u32;
+            ends[position] = behind;
+            if *verdict == ImageVerdict::Delete {
+                of_image.extend(named_blobs(self.inventory, position).filter(|blob| left.remove(*blob)));
+                blobs.extend(of_image.drain(..).rev());
             }
         }
-        decisions
+        blobs.reverse();
+        #[expect(clippy::cast_possible_truncation, reason = "ids are 32 bits")]
+        let all = blobs.len() as u32;
+        for end in &mut ends {
+            *end = all - *end;
+        }
+        ImageDecisions { verdicts, blobs, ends }
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::decide::{ItemKeep, ItemVerdict, StreamDecision, StreamVerdict, named_blobs};
 use super::references::counts;
 use super::{Difference, Rules};
-use crate::model::{Id, Inventory, Mention, Names, Referrer, Stream, Target};
+use crate::model::{Id, Inventory, Mention, Names, Referrer, Stream, Target, Word};
 
 /// Who needs something that was to be deleted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
@@ -154,9 +154,11 @@ impl Guard {
         for stream in &seen.streams {
             self.stream_seen(inventory, &seen.names, stream);
         }
-        for referrer in seen.referrers.iter().filter(|referrer| counts(referrer, rules)) {
-            for mention in &referrer.mentions {
-                self.mention_seen(inventory, referrer, mention, &mention.target);
+        for (position, referrer) in seen.referrers.all().iter().enumerate() {
+            if counts(referrer, rules) {
+                for mention in seen.referrers.mentions(position) {
+                    self.mention_seen(inventory, &seen.names, referrer, mention, &mention.target);
+                }
             }
         }
     }
@@ -209,8 +211,8 @@ impl Guard {
             if is_unclear {
                 self.unclear.get_or_insert(holder);
             }
-            let repository = image.repository.map(|repository| seen.names.text(repository));
-            self.need(inventory, holder, repository.as_deref(), "", &name);
+            let repository = image.repository.map(|repository| seen.names.words.text(repository));
+            self.need(inventory, holder, repository, "", &name);
             // A stream or an object may have named it before it was seen.
             let waiting: Vec<(u32, Option<Box<str>>, Box<str>)> = self
                 .needs
@@ -255,24 +257,29 @@ impl Guard {
     fn mention_seen(
         &mut self,
         inventory: &Inventory,
+        names: &Names,
         referrer: &Referrer,
         mention: &Mention,
         target: &Target,
     ) {
+        let word = |word: &Word| names.words.text(*word);
         let holder = |guard: &mut Self| {
-            guard.holder(referrer.kind.word(), &referrer.namespace, &referrer.name, &mention.place)
+            let Referrer { kind, namespace, name, .. } = referrer;
+            guard.holder(kind.word(), word(namespace), word(name), word(&mention.place))
         };
         match target {
             Target::Tag { namespace, stream, tag } => {
                 let holder = holder(self);
+                let (namespace, stream, tag) = (word(namespace), word(stream), word(tag));
                 let repository = format!("{namespace}/{stream}");
                 let known = self.repository(&repository);
-                known.tags.entry(tag.clone()).or_insert(holder);
+                known.tags.entry(tag.into()).or_insert(holder);
                 // What the tag named before this run took it away is what whoever refers to it expects.
-                let removed = known.removed.iter().find(|(_, of)| of.as_deref() == Some(&**tag));
+                let removed = known.removed.iter().find(|(_, of)| of.as_deref() == Some(tag));
                 let current = removed.map(|(image, _)| *image).or_else(|| {
                     let stream = stream_of(inventory, namespace, stream)?;
-                    let tag = stream.tags.iter().find(|candidate| candidate.name == *tag)?;
+                    let tag = inventory.names.words.find(tag)?;
+                    let tag = stream.tags.iter().find(|candidate| candidate.name == tag)?;
                     Some(tag.items.first()?.image)
                 });
                 if let Some(image) = current {
@@ -282,19 +289,20 @@ impl Guard {
             }
             Target::Image { namespace, stream, digest } => {
                 let holder = holder(self);
-                let repository = format!("{namespace}/{stream}");
-                if let Some(id) = inventory.names.find(digest) {
+                let repository = format!("{}/{}", word(namespace), word(stream));
+                let digest = names.text(*digest);
+                if let Some(id) = inventory.names.find(&digest) {
                     self.repository(&repository).images.entry(id).or_insert(holder);
                 }
-                self.need(inventory, holder, Some(&repository), "", digest);
+                self.need(inventory, holder, Some(&repository), "", &digest);
             }
             Target::Digest(digest) => {
                 let holder = holder(self);
-                self.need(inventory, holder, None, "", digest);
+                self.need(inventory, holder, None, "", &names.text(*digest));
             }
-            Target::Invalid { readable, .. } => {
-                if let Some(readable) = readable {
-                    self.mention_seen(inventory, referrer, mention, readable);
+            Target::Invalid(invalid) => {
+                if let Some(readable) = &invalid.readable {
+                    self.mention_seen(inventory, names, referrer, mention, readable);
                 }
             }
             Target::UnknownKind(_) => {}
@@ -381,11 +389,11 @@ impl Guard {
             if !matches!(item.verdict, ItemVerdict::Remove(_)) {
                 continue;
             }
-            let tag = &stream.tags[item.tag as usize].name;
+            let tag = inventory.names.words.text(stream.tags[item.tag as usize].name);
             let of_tag = needed.tags.get(tag).filter(|_| item.position == 0);
             let of_index = || {
                 let all = inventory.images.with_submanifests([item.image]);
-                all.into_iter().find_map(|part| Some((part, *needed.images.get(&part)?)))
+                all.into_iter().find_map(|part| needed.images.get(&part).copied())
             };
             let (keep, holder) = if let Some(holder) = marked.or(self.marked.get(&item.image).copied()) {
                 (ItemKeep::Protected, holder)
@@ -393,8 +401,8 @@ impl Guard {
                 (ItemKeep::TagReferenced, *holder)
             } else if let Some(holder) = needed.images.get(&item.image) {
                 (ItemKeep::ImageReferenced, *holder)
-            } else if let Some((part, holder)) = of_index() {
-                (ItemKeep::SubmanifestReferenced(part), holder)
+            } else if let Some(holder) = of_index() {
+                (ItemKeep::SubmanifestReferenced, holder)
             } else {
                 continue;
             };
@@ -513,7 +521,8 @@ fn is_named(inventory: &Inventory, repository: &str, tag: &str, image: &str) -> 
         if tag.is_empty() {
             candidate.items.iter().any(|item| item.image == id)
         } else {
-            *candidate.name == *tag && candidate.items.first().is_some_and(|item| item.image == id)
+            inventory.names.words.text(candidate.name) == tag
+                && candidate.items.first().is_some_and(|item| item.image == id)
         }
     })
 }
@@ -521,6 +530,7 @@ fn is_named(inventory: &Inventory, repository: &str, tag: &str, image: &str) -> 
 /// Every item.
 fn items<'a>(names: &'a Names, stream: &'a Stream) -> impl Iterator<Item = SeenItem> + 'a {
     stream.tags.iter().flat_map(move |tag| {
-        tag.items.iter().map(move |item| (tag.name.clone(), item.created, names.text(item.image).into()))
+        let name = names.words.text(tag.name);
+        tag.items.iter().map(move |item| (name.into(), item.created, names.text(item.image).into()))
     })
 }

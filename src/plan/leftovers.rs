@@ -99,8 +99,9 @@ impl Plan {
     ) -> Links {
         let Needed { mut manifests, mut blobs, submanifests } =
             stream.map(|stream| needed_in_repository(inventory, stream)).unwrap_or_default();
-        let referenced = self.references.of_stream(repository);
-        let referenced = referenced.into_iter().flat_map(|references| references.images.keys().copied());
+        let (namespace, name) = repository.split_once('/').unwrap_or(("", repository));
+        let referenced = self.references.of_repository(inventory, namespace, name);
+        let referenced = referenced.images().map(|(image, _)| image);
         for name in inventory.images.with_submanifests(referenced).into_iter().chain(submanifests) {
             manifests.insert(name);
             if let Some(position) = inventory.images.find(name) {
@@ -143,7 +144,7 @@ fn orphans(inventory: &Inventory, references: &References, blobs: &BTreeSet<Id>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Image, Import, Item, Kind, Mention, Referrer, Source, Tag, Target};
+    use crate::model::{Image, Import, Item, Kind, Mention, Referrer, Source, Tag, TargetText};
     use crate::plan::{ImageVerdict, ItemKeep, ItemVerdict, Keep, decide_agreed};
 
     const RULES: Rules = Rules {
@@ -167,7 +168,7 @@ mod tests {
             created: 0,
             protected: false,
             selected: true,
-            tags: vec![Tag { name: "latest".into(), items, import: Import::Never }],
+            tags: vec![Tag { name: inventory.names.words.intern("latest"), items, import: Import::Never }],
         }
     }
 
@@ -197,15 +198,12 @@ mod tests {
         Unfinished { links: [("shop/web".into(), links)].into(), blobs, repositories: BTreeMap::new() }
     }
 
-    fn refer(inventory: &mut Inventory, target: Target) {
-        inventory.referrers.push(Referrer {
-            kind: Kind::Pod,
-            namespace: "shop".into(),
-            name: "user".into(),
-            owner: None,
-            finished_pod_created: None,
-            mentions: vec![Mention { place: "container app".into(), source: Source::Spec, target }],
-        });
+    fn refer(inventory: &mut Inventory, target: TargetText<'_>) {
+        let target = target.intern(&mut inventory.names);
+        let mut word = |text: &str| inventory.names.words.intern(text);
+        let (place, namespace, name) = (word("container app"), word("shop"), word("user"));
+        inventory.referrers.mention(Mention { place, source: Source::Spec, target });
+        inventory.referrers.close(Referrer::named(Kind::Pod, namespace, name));
     }
 
     fn plan(inventory: &Inventory, agreed: bool) -> Plan {
@@ -225,7 +223,7 @@ mod tests {
         assert_eq!(not.counts(&inventory), Counts::default());
         assert_eq!(not.streams[0].items[1].verdict, ItemVerdict::Keep(ItemKeep::NotPlanned, None));
         let items = decide_agreed(&inventory, &RULES, |_, _, _| true, |_| false);
-        assert_eq!(items.images[1].verdict, ImageVerdict::KeepNotPlanned);
+        assert_eq!(items.images.at(1).verdict, ImageVerdict::KeepNotPlanned);
     }
 
     #[test]
@@ -259,13 +257,13 @@ mod tests {
 
     #[test]
     fn references_and_marks_protect_what_was_left_behind() {
-        let target =
-            Target::Image { namespace: "shop".into(), stream: "web".into(), digest: digest('b').into() };
+        let (used, left) = (digest('b'), digest('c'));
+        let target = TargetText::Image { namespace: "shop", stream: "web", digest: &used };
         let mut inventory = inventory();
         let open = unfinished(&mut inventory, &['b'], &['2'], &['c']);
         inventory.streams[0].tags[0].items.truncate(1);
         refer(&mut inventory, target);
-        refer(&mut inventory, Target::Digest(digest('c').into()));
+        refer(&mut inventory, TargetText::Digest(&left));
         let mut plan = self::plan(&inventory, false);
         plan.take_up(&inventory, open);
         assert!(plan.leftovers.is_empty(), "{:?}", plan.leftovers);

@@ -8,7 +8,6 @@ mod differences;
 pub mod explain;
 mod guard;
 mod leftovers;
-mod marks;
 mod references;
 mod repositories;
 pub mod stays;
@@ -19,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 pub use danger::{Danger, dangers};
 pub use decide::{
-    ImageDecision, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Plan, Reimport, Stage2,
-    StreamDecision, StreamVerdict, UsedBy, decide, decide_agreed, decide_images, missing_images, named_blobs,
-    needed_in_repository,
+    ImageDecision, ImageDecisions, ImageVerdict, ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Plan,
+    Reimport, Stage2, StreamDecision, StreamVerdict, UsedBy, decide, decide_agreed, decide_images,
+    missing_images, named_blobs, needed_in_repository,
 };
-pub use differences::{Differing, DifferingObject};
+pub use differences::{Differences, Differing, DifferingObject};
 pub use guard::{Broken, Gone, Guard, Holder};
 pub use leftovers::{Leftovers, Links, Unfinished};
 pub use references::{InvalidReference, References, Use};

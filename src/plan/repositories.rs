@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Id, Inventory};
+use crate::model::{Id, IdSet, Inventory, Word};
 
 use super::decide::{ImageVerdict, ItemVerdict, Plan, named_blobs};
 
@@ -13,7 +13,8 @@ use super::decide::{ImageVerdict, ItemVerdict, Plan, named_blobs};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repositories {
     names: Vec<Box<str>>,
-    of: BTreeMap<Id, Vec<u32>>,
+    /// Each blob with the position of a repository's name, sorted.
+    of: Vec<(Id, u32)>,
 }
 
 impl Repositories {
@@ -29,60 +30,69 @@ impl Repositories {
         let removed =
             removed.filter(|item| matches!(item.verdict, ItemVerdict::Remove(_))).map(|item| item.image);
         let candidates = images.with_submanifests(doomed.chain(removed));
-        let mut found = Self::default();
-        for (position, stream) in inventory.streams.iter().enumerate() {
-            found.names.push(stream.repository().into());
-            let items = stream.tags.iter().flat_map(|tag| &tag.items).map(|item| item.image);
-            let named: BTreeSet<Id> = items.collect();
-            for image in images.with_submanifests(named) {
-                if candidates.contains(&image) {
-                    found.add(inventory, image, position);
-                }
+        let mut pushed: BTreeMap<Word, Vec<Id>> = BTreeMap::new();
+        for image in &candidates {
+            let record = images.find(*image).map(|position| &images.all()[position]);
+            if let Some(repository) = record.and_then(|record| record.repository) {
+                pushed.entry(repository).or_default().push(*image);
             }
         }
-        let mut pushed: BTreeMap<Id, usize> = BTreeMap::new();
-        for image in candidates {
-            let Some(record) = images.find(image).map(|position| &images.all()[position]) else { continue };
-            let Some(repository) = record.repository else { continue };
-            let position = *pushed.entry(repository).or_insert_with(|| {
-                found.names.push(inventory.names.text(repository).into());
-                found.names.len() - 1
-            });
-            found.add(inventory, image, position);
+        let candidates: IdSet = candidates.into_iter().collect();
+        let mut found = Self::default();
+        let mut blobs = IdSet::with_names(inventory.names.len());
+        for stream in &inventory.streams {
+            let repository = stream.repository();
+            let items = stream.tags.iter().flat_map(|tag| &tag.items).map(|item| item.image);
+            let named: BTreeSet<Id> = items.collect();
+            let word = inventory.names.words.find(&repository);
+            let pushed = word.and_then(|repository| pushed.remove(&repository));
+            let named =
+                images.with_submanifests(named).into_iter().filter(|image| candidates.contains(*image));
+            found.add(inventory, &repository, named.chain(pushed.into_iter().flatten()), &mut blobs);
+        }
+        for (repository, of_it) in pushed {
+            found.add(inventory, inventory.names.words.text(repository), of_it, &mut blobs);
         }
         for (blob, repositories) in &plan.leftovers.repositories {
             for repository in repositories {
                 found.include(*blob, repository);
             }
         }
+        found.of.sort_unstable();
         found
     }
 
+    /// Notes a repository of these images; `seen` is emptied.
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 2^32 image streams")]
-    fn include(&mut self, blob: Id, repository: &str) {
-        let known = self.of_blob(blob).contains(repository);
-        if !known {
-            self.of.entry(blob).or_default().push(self.names.len() as u32);
-            self.names.push(repository.into());
+    fn add(
+        &mut self,
+        inventory: &Inventory,
+        repository: &str,
+        images: impl IntoIterator<Item = Id>,
+        seen: &mut IdSet,
+    ) {
+        seen.clear();
+        let number = self.names.len() as u32;
+        for position in images.into_iter().filter_map(|image| inventory.images.find(image)) {
+            let new = named_blobs(inventory, position).filter(|blob| seen.insert(*blob));
+            self.of.extend(new.map(|blob| (blob, number)));
         }
+        self.names.push(repository.into());
     }
 
+    /// Notes a repository of one blob.
     #[expect(clippy::cast_possible_truncation, reason = "there are fewer than 2^32 image streams")]
-    fn add(&mut self, inventory: &Inventory, image: Id, repository: usize) {
-        let Some(position) = inventory.images.find(image) else { return };
-        for blob in named_blobs(inventory, position) {
-            let repositories = self.of.entry(blob).or_default();
-            if repositories.last() != Some(&(repository as u32)) {
-                repositories.push(repository as u32);
-            }
-        }
+    fn include(&mut self, blob: Id, repository: &str) {
+        self.of.push((blob, self.names.len() as u32));
+        self.names.push(repository.into());
     }
 
     /// The repositories of a blob, each `namespace/name` once.
     #[must_use]
     pub fn of_blob(&self, blob: Id) -> BTreeSet<&str> {
-        let positions = self.of.get(&blob).into_iter().flatten();
-        positions.filter_map(|position| self.names.get(*position as usize)).map(AsRef::as_ref).collect()
+        let begin = self.of.partition_point(|(other, _)| *other < blob);
+        let of_it = self.of[begin..].iter().take_while(|(other, _)| *other == blob);
+        of_it.filter_map(|(_, number)| self.names.get(*number as usize)).map(AsRef::as_ref).collect()
     }
 }
 
@@ -92,7 +102,7 @@ mod tests {
     use crate::model::{Image, Import, Item, Stream, Tag};
     use crate::plan::{Keep, Rules, decide};
 
-    fn stream(name: &str, images: &[Id]) -> Stream {
+    fn stream(name: &str, latest: Word, images: &[Id]) -> Stream {
         let items = images.iter().map(|image| Item { created: 0, image: *image }).collect();
         Stream {
             namespace: "shop".into(),
@@ -101,7 +111,7 @@ mod tests {
             created: 0,
             protected: false,
             selected: true,
-            tags: vec![Tag { name: "latest".into(), items, import: Import::Never }],
+            tags: vec![Tag { name: latest, items, import: Import::Never }],
         }
     }
 
@@ -111,7 +121,7 @@ mod tests {
         let mut id = |name: &str| inventory.names.intern(name);
         let (kept, old, index, sub, orphan) = (id("kept"), id("old"), id("index"), id("sub"), id("orphan"));
         let (layer, other, lone) = (id("layer"), id("other"), id("lone"));
-        let lost = id("shop/lost");
+        let [lost, latest] = ["shop/lost", "latest"].map(|word| inventory.names.words.intern(word));
         inventory.images.push(Image::named(kept), &[other], &[]);
         inventory.images.push(Image::named(old), &[layer], &[]);
         let mut manifests = Image::named(index);
@@ -121,7 +131,7 @@ mod tests {
         let mut pushed = Image::named(orphan);
         pushed.repository = Some(lost);
         inventory.images.push(pushed, &[lone], &[]);
-        inventory.streams = vec![stream("api", &[kept, old]), stream("web", &[kept, index])];
+        inventory.streams = vec![stream("api", latest, &[kept, old]), stream("web", latest, &[kept, index])];
         let rules = Rules {
             keep: Keep::Recent { tag_revisions: 1, cutoff: 1_000_000_000 },
             all: true,

@@ -1,8 +1,7 @@
 //! Why what stays stays: images and bytes by reason.
 
-use super::marks::Marks;
 use super::{ImageVerdict, ItemKeep, ItemVerdict, Plan, StreamVerdict, UsedBy, decide::named_blobs};
-use crate::model::Inventory;
+use crate::model::{IdSet, Inventory};
 
 /// Why an image stays, as people ask for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,12 +64,12 @@ pub fn stays(inventory: &Inventory, plan: &Plan) -> Vec<Stays> {
             of_reason[images].push(position);
         }
     }
-    let mut seen = Marks::new(inventory.names.len());
+    let mut seen = IdSet::with_names(inventory.names.len());
     let mut all = Vec::new();
     for (reason, images) in Reason::ALL.into_iter().zip(of_reason) {
         let blobs = images.iter().flat_map(|position| named_blobs(inventory, *position));
         let bytes = blobs
-            .filter(|blob| inventory.names.is_digest(*blob) && seen.add(*blob))
+            .filter(|blob| inventory.names.is_digest(*blob) && seen.insert(*blob))
             .filter_map(|blob| inventory.images.blob_bytes(blob))
             .sum();
         if !images.is_empty() {
@@ -84,7 +83,7 @@ pub fn stays(inventory: &Inventory, plan: &Plan) -> Vec<Stays> {
 fn reason(inventory: &Inventory, plan: &Plan, mut position: usize) -> Option<Reason> {
     // An index can be held by another one, but never by itself: its name is the digest of what it lists.
     for _ in 0..=inventory.images.all().len() {
-        return Some(match plan.images[position].verdict {
+        return Some(match plan.images.at(position).verdict {
             ImageVerdict::Delete => return None,
             ImageVerdict::KeepStage2Skipped => Reason::OutOfScope,
             ImageVerdict::KeepUsed(UsedBy::Index(index), _) => {
@@ -121,7 +120,7 @@ fn of_item(inventory: &Inventory, plan: &Plan, position: usize, stream: usize, t
         _ => None,
     });
     match kept {
-        Some(ItemKeep::TagReferenced | ItemKeep::ImageReferenced | ItemKeep::SubmanifestReferenced(_)) => {
+        Some(ItemKeep::TagReferenced | ItemKeep::ImageReferenced | ItemKeep::SubmanifestReferenced) => {
             Reason::InUse
         }
         Some(ItemKeep::Young) => Reason::Young,

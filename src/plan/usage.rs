@@ -4,9 +4,8 @@
 //! Whoever holds an image holds its blobs, and those of the sub-manifests below it at any depth. In each sum a blob
 //! counts once.
 
-use super::marks::Marks;
 use super::{ImageVerdict, Plan, decide::named_blobs};
-use crate::model::{Id, Inventory, Stream, Tag};
+use crate::model::{Id, IdSet, Inventory, Stream, Tag};
 
 /// How finely storage is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -223,9 +222,9 @@ struct Meter<'a> {
     holder: Vec<u32>,
     next_holder: u32,
     /// The images that any stream holds.
-    tagged: Marks,
-    images: Marks,
-    blobs: Marks,
+    tagged: IdSet,
+    images: IdSet,
+    blobs: IdSet,
 }
 
 impl<'a> Meter<'a> {
@@ -237,11 +236,11 @@ impl<'a> Meter<'a> {
             facts: vec![Facts::default(); names],
             holder: vec![NOBODY; names],
             next_holder: 0,
-            tagged: Marks::new(names),
-            images: Marks::new(names),
-            blobs: Marks::new(names),
+            tagged: IdSet::with_names(names),
+            images: IdSet::with_names(names),
+            blobs: IdSet::with_names(names),
         };
-        for blob in plan.images.iter().flat_map(|image| &image.blobs) {
+        for blob in plan.images.blobs() {
             meter.facts[blob.index()].goes = true;
         }
         for (position, image) in inventory.images.all().iter().enumerate() {
@@ -266,7 +265,7 @@ impl<'a> Meter<'a> {
         let mut open: Vec<Id> = names.into_iter().collect();
         let mut positions = Vec::new();
         while let Some(name) = open.pop() {
-            if self.images.add(name)
+            if self.images.insert(name)
                 && let Some(position) = images.find(name)
             {
                 positions.push(position);
@@ -280,7 +279,7 @@ impl<'a> Meter<'a> {
     fn measure(&mut self, names: Vec<Id>) -> Amounts {
         let positions = self.with_submanifests(names);
         for position in &positions {
-            self.tagged.add(self.inventory.images.all()[*position].name);
+            self.tagged.insert(self.inventory.images.all()[*position].name);
         }
         self.measure_images(&positions)
     }
@@ -288,8 +287,10 @@ impl<'a> Meter<'a> {
     /// What the images hold that no holder had so far.
     fn measure_untagged(&mut self) -> Amounts {
         let all = self.inventory.images.all().iter().enumerate();
-        let untagged: Vec<usize> =
-            all.filter(|(_, image)| !self.tagged.has(image.name)).map(|(position, _)| position).collect();
+        let untagged: Vec<usize> = all
+            .filter(|(_, image)| !self.tagged.contains(image.name))
+            .map(|(position, _)| position)
+            .collect();
         self.measure_images(&untagged)
     }
 
@@ -312,9 +313,9 @@ impl<'a> Meter<'a> {
         for position in positions {
             amounts.images += 1;
             amounts.prunable_images +=
-                usize::from(self.plan.images[*position].verdict == ImageVerdict::Delete);
+                usize::from(self.plan.images.at(*position).verdict == ImageVerdict::Delete);
             for blob in named_blobs(self.inventory, *position) {
-                if !self.inventory.names.is_digest(blob) || !self.blobs.add(blob) {
+                if !self.inventory.names.is_digest(blob) || !self.blobs.insert(blob) {
                     continue;
                 }
                 amounts.blobs += 1;
@@ -338,7 +339,7 @@ impl<'a> Meter<'a> {
         for position in 0..self.inventory.images.all().len() {
             for blob in named_blobs(self.inventory, position) {
                 if self.inventory.names.is_digest(blob)
-                    && self.blobs.add(blob)
+                    && self.blobs.insert(blob)
                     && let Some((_, amounts)) = holders.get_mut(self.holder[blob.index()] as usize)
                 {
                     let bytes = self.inventory.images.blob_bytes(blob).unwrap_or(0);
@@ -357,8 +358,9 @@ impl<'a> Meter<'a> {
         let mut positions = self.with_submanifests(items.map(|item| item.image));
         if shown.is_all() {
             let all = inventory.images.all().iter().enumerate();
-            positions
-                .extend(all.filter(|(_, image)| !self.tagged.has(image.name)).map(|(position, _)| position));
+            positions.extend(
+                all.filter(|(_, image)| !self.tagged.contains(image.name)).map(|(position, _)| position),
+            );
         }
         self.sum(&positions)
     }
@@ -368,12 +370,10 @@ impl<'a> Meter<'a> {
 fn referenced_images(inventory: &Inventory, plan: &Plan) -> Vec<Id> {
     let mut referenced: Vec<Id> = plan.references.digests().map(|(image, _)| image).collect();
     for stream in &inventory.streams {
-        let repository = stream.repository();
-        if plan.references.of_stream(&repository).is_some() {
-            let in_use = |tag: &&Tag| !plan.references.of_tag(&repository, &tag.name).is_empty();
-            let current = stream.tags.iter().filter(in_use).filter_map(|tag| tag.items.first());
-            referenced.extend(current.map(|item| item.image));
-        }
+        let uses = plan.references.of_stream(inventory, stream);
+        let in_use = |tag: &&Tag| !uses.tag(tag.name).is_empty();
+        let current = stream.tags.iter().filter(in_use).filter_map(|tag| tag.items.first());
+        referenced.extend(current.map(|item| item.image));
     }
     referenced
 }

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::cache::{CacheOutcome, CachePlan};
 use crate::execute::Outcome;
-use crate::model::{Id, Inventory, Kind, Referrer, Target};
+use crate::model::{Id, IdSet, Inventory, Kind, Names, Referrer, Target, Word};
 use crate::plan::{
-    Counts, Difference, DifferingObject, ImageDecision, ImageVerdict, InvalidReference, ItemDecision,
-    ItemKeep, ItemRemove, ItemVerdict, Keep, Links, Plan, Reimport, Stage2, StreamVerdict, Use, UsedBy,
-    named_blobs,
+    Counts, Difference, Differing, DifferingObject, ImageDecision, ImageVerdict, InvalidReference,
+    ItemDecision, ItemKeep, ItemRemove, ItemVerdict, Keep, Links, Plan, Reimport, Stage2, StreamVerdict, Use,
+    UsedBy, named_blobs,
 };
 use crate::registry::RegistryAccess;
 /// The `apiVersion` of both documents.
@@ -308,12 +308,17 @@ pub(super) fn time(seconds: i64) -> Option<String> {
 }
 
 /// What a reference refers to.
-fn target_text(target: &Target) -> Option<String> {
+fn target_text(names: &Names, target: &Target) -> Option<String> {
+    let word = |word: &Word| names.words.text(*word);
     match target {
-        Target::Tag { namespace, stream, tag } => Some(format!("{namespace}/{stream}:{tag}")),
-        Target::Image { namespace, stream, digest } => Some(format!("{namespace}/{stream}@{digest}")),
-        Target::Digest(digest) => Some(digest.to_string()),
-        Target::Invalid { .. } | Target::UnknownKind(_) => None,
+        Target::Tag { namespace, stream, tag } => {
+            Some(format!("{}/{}:{}", word(namespace), word(stream), word(tag)))
+        }
+        Target::Image { namespace, stream, digest } => {
+            Some(format!("{}/{}@{}", word(namespace), word(stream), names.text(*digest)))
+        }
+        Target::Digest(digest) => Some(names.text(*digest).into_owned()),
+        Target::Invalid(_) | Target::UnknownKind(_) => None,
     }
 }
 
@@ -328,7 +333,7 @@ pub fn item_reason(verdict: ItemVerdict) -> &'static str {
             ItemKeep::Revision => "keepTagRevisions",
             ItemKeep::WithinSizeLimit => "withinSizeLimit",
             ItemKeep::ImageReferenced => "imageReferenced",
-            ItemKeep::SubmanifestReferenced(_) => "submanifestReferenced",
+            ItemKeep::SubmanifestReferenced => "submanifestReferenced",
             ItemKeep::Protected => "protected",
             ItemKeep::NotPlanned => "notPlanned",
         },
@@ -373,13 +378,14 @@ pub fn stream_verdict(verdict: StreamVerdict) -> &'static str {
 /// References of an inventory as entries.
 #[must_use]
 pub fn referrer_entries(inventory: &Inventory, uses: &[Use]) -> Vec<ReferrerEntry> {
+    let word = |word| inventory.names.words.text(word).to_owned();
     let entry = |place: &Use| {
         let (referrer, mention) = (place.referrer(inventory), place.mention(inventory));
         ReferrerEntry {
             kind: referrer.kind.word().to_owned(),
-            namespace: referrer.namespace.to_string(),
-            name: referrer.name.to_string(),
-            place: mention.place.to_string(),
+            namespace: word(referrer.namespace),
+            name: word(referrer.name),
+            place: word(mention.place),
             owner: owner(inventory, referrer),
         }
     };
@@ -388,16 +394,15 @@ pub fn referrer_entries(inventory: &Inventory, uses: &[Use]) -> Vec<ReferrerEntr
 
 /// What controls the object, at the top of the chain.
 fn owner(inventory: &Inventory, referrer: &Referrer) -> Option<Owner> {
-    let (mut kind, mut name) = referrer.owner.as_deref()?.split_once('/')?;
+    let word = |word| inventory.names.words.text(word);
+    let (mut kind, mut name) = word(referrer.owner?).split_once('/')?;
     // A pod's replica set has a deployment above it, and nothing goes on for ever.
     for _ in 0..4 {
         let Some(known) = Kind::of_api(kind) else { break };
         let all = &inventory.referrers;
-        let found = all.binary_search_by(|other| {
-            (&other.kind, &*other.namespace, &*other.name).cmp(&(&known, &referrer.namespace, name))
-        });
-        let Some(above) = found.ok().and_then(|position| all[position].owner.as_deref()) else { break };
-        (kind, name) = above.split_once('/')?;
+        let found = all.find(&inventory.names, &known, word(referrer.namespace), name);
+        let Some(above) = found.and_then(|position| all.all()[position].owner) else { break };
+        (kind, name) = word(above).split_once('/')?;
     }
     Some(Owner { kind: kind.to_lowercase(), name: name.to_owned() })
 }
@@ -416,6 +421,12 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn text(&self, id: Id) -> String {
         self.inventory.names.text(id).into_owned()
+    }
+
+    /// A word as text.
+    #[must_use]
+    pub fn word(&self, word: Word) -> &'a str {
+        self.inventory.names.words.text(word)
     }
 
     /// References as entries.
@@ -444,12 +455,13 @@ impl<'a> View<'a> {
     }
 
     /// The known bytes of those blobs of these images, their sub-manifests included, that go.
-    fn bytes_of(&self, names: impl Iterator<Item = Id>, doomed: &BTreeSet<Id>) -> u64 {
+    fn bytes_of(&self, names: impl Iterator<Item = Id>, doomed: &IdSet) -> u64 {
         let images = &self.inventory.images;
         let all = images.with_submanifests(names);
         let there = all.iter().filter_map(|name| images.find(*name));
-        let blobs: BTreeSet<Id> = there.flat_map(|position| named_blobs(self.inventory, position)).collect();
-        blobs.intersection(doomed).filter_map(|blob| images.blob_bytes(*blob)).sum()
+        let blobs = there.flat_map(|position| named_blobs(self.inventory, position));
+        let blobs: BTreeSet<Id> = blobs.filter(|blob| doomed.contains(*blob)).collect();
+        blobs.iter().filter_map(|blob| images.blob_bytes(*blob)).sum()
     }
 
     /// Items of streams in scope whose Image object does not exist, with the verdict about each: that of its stream, if
@@ -471,15 +483,15 @@ impl<'a> View<'a> {
                 if self.inventory.images.find(item.image).is_some() || image.is_empty() {
                     continue;
                 }
-                let repository = stream.repository();
-                let mut uses = self.plan.references.of_image(&repository, item.image).to_vec();
+                let references = &self.plan.references;
+                let mut uses = references.of_image(self.inventory, stream, item.image).to_vec();
                 if position == 0 {
-                    uses.extend(self.plan.references.of_tag(&repository, &tag.name));
+                    uses.extend(references.of_tag(self.inventory, stream, tag.name));
                 }
                 let entry = MissingEntry {
                     namespace: stream.namespace.to_string(),
                     name: stream.name.to_string(),
-                    tag: tag.name.to_string(),
+                    tag: self.word(tag.name).to_owned(),
                     position,
                     image,
                     decision: if matches!(verdict, Ok(ItemVerdict::Remove(_))) { "remove" } else { "keep" },
@@ -498,14 +510,14 @@ impl<'a> View<'a> {
         let invalid = self.plan.references.invalid().iter();
         let entry = |invalid: &InvalidReference| {
             let referrer = self.referrers(&[invalid.place()]).pop()?;
-            let Target::Invalid { value, readable, .. } = &invalid.place().mention(self.inventory).target
-            else {
+            let Target::Invalid(target) = &invalid.place().mention(self.inventory).target else {
                 return None;
             };
+            let readable = target.readable.as_ref();
             Some(InvalidEntry {
                 referrer,
-                value: value.to_string(),
-                protects: readable.as_deref().and_then(target_text),
+                value: target.value.to_string(),
+                protects: readable.and_then(|target| target_text(&self.inventory.names, target)),
                 message: invalid.describe(self.inventory),
             })
         };
@@ -516,16 +528,16 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn item_referrers(&self, stream: usize, item: &ItemDecision) -> &'a [Use] {
         let of_stream = &self.inventory.streams[stream];
-        let repository = of_stream.repository();
+        let references = &self.plan.references;
         match item.verdict {
             ItemVerdict::Keep(ItemKeep::TagReferenced, _) => {
-                self.plan.references.of_tag(&repository, &of_stream.tags[item.tag as usize].name)
+                references.of_tag(self.inventory, of_stream, of_stream.tags[item.tag as usize].name)
             }
             ItemVerdict::Keep(ItemKeep::ImageReferenced, _) => {
-                self.plan.references.of_image(&repository, item.image)
+                references.of_image(self.inventory, of_stream, item.image)
             }
-            ItemVerdict::Keep(ItemKeep::SubmanifestReferenced(submanifest), _) => {
-                self.plan.references.of_image(&repository, submanifest)
+            ItemVerdict::Keep(ItemKeep::SubmanifestReferenced, _) => {
+                references.of_submanifest(self.inventory, of_stream, item.image)
             }
             _ => &[],
         }
@@ -537,7 +549,7 @@ impl<'a> View<'a> {
         match verdict {
             ImageVerdict::KeepUsed(UsedBy::Item { stream, tag }, _) => {
                 let stream = &self.inventory.streams[stream as usize];
-                Some(format!("{}:{}", stream.repository(), stream.tags[tag as usize].name))
+                Some(format!("{}:{}", stream.repository(), self.word(stream.tags[tag as usize].name)))
             }
             ImageVerdict::KeepUsed(UsedBy::Index(index), _) => {
                 Some(self.text(self.inventory.images.all()[index as usize].name))
@@ -548,13 +560,13 @@ impl<'a> View<'a> {
 
     /// The known bytes of the blobs that go with an image.
     #[must_use]
-    pub fn image_bytes(&self, decision: &ImageDecision) -> u64 {
+    pub fn image_bytes(&self, decision: ImageDecision<'_>) -> u64 {
         decision.blobs.iter().filter_map(|blob| self.inventory.images.blob_bytes(*blob)).sum()
     }
 
     /// The bytes of the blobs of a stream's removed items, their sub-manifests included, that go.
     #[must_use]
-    pub fn stream_bytes(&self, stream: usize, doomed: &BTreeSet<Id>) -> u64 {
+    pub fn stream_bytes(&self, stream: usize, doomed: &IdSet) -> u64 {
         let removed = self.plan.streams[stream].items.iter();
         let removed = removed.filter(|item| matches!(item.verdict, ItemVerdict::Remove(_)));
         self.bytes_of(removed.map(|item| item.image), doomed)
@@ -586,14 +598,14 @@ impl<'a> View<'a> {
         })
     }
 
-    fn stream_entry(&self, position: usize, doomed: &BTreeSet<Id>) -> StreamEntry {
+    fn stream_entry(&self, position: usize, doomed: &IdSet) -> StreamEntry {
         let stream = &self.inventory.streams[position];
         let decision = &self.plan.streams[position];
         let texts = |ids: &[Id]| ids.iter().map(|id| self.text(*id)).collect();
         let items = decision.items.iter().map(|item| {
             let tag = &stream.tags[item.tag as usize];
             ItemEntry {
-                tag: tag.name.to_string(),
+                tag: self.word(tag.name).to_owned(),
                 position: item.position,
                 image: self.text(item.image),
                 created: time(tag.items[item.position as usize].created),
@@ -615,7 +627,7 @@ impl<'a> View<'a> {
     }
 
     fn image_entry(&self, position: usize) -> ImageEntry {
-        let decision = &self.plan.images[position];
+        let decision = self.plan.images.at(position);
         let referrers = match decision.verdict {
             ImageVerdict::KeepReferenced(referenced, _) => self.plan.references.of_digest(referenced),
             _ => &[],
@@ -635,10 +647,10 @@ impl<'a> View<'a> {
 
     fn difference_entries(&self) -> Vec<DifferenceEntry> {
         let repository = |position: u32| self.inventory.streams[position as usize].repository();
-        let entry = |differing: &crate::plan::Differing| {
+        let entry = |differing: Differing<'_>| {
             let (kind, object) = match differing.object {
                 DifferingObject::Item(stream, tag, position) => {
-                    let tag = &self.inventory.streams[stream as usize].tags[tag as usize].name;
+                    let tag = self.word(self.inventory.streams[stream as usize].tags[tag as usize].name);
                     ("item", format!("{}:{tag}@{position}", repository(stream)))
                 }
                 DifferingObject::ManifestLink(stream, id) => {
@@ -656,7 +668,7 @@ impl<'a> View<'a> {
                 kind,
                 object,
                 reason: differing.reason,
-                referrers: self.referrers(&differing.referrers),
+                referrers: self.referrers(differing.referrers),
             }
         };
         self.plan.differences.iter().map(entry).collect()

@@ -12,7 +12,7 @@ use super::document::{
 };
 use super::document::{stream_verdict, time};
 use super::reason::{image_text, keep_text, remove_text, stream_text};
-use crate::model::{Id, Kind, Source};
+use crate::model::{Id, Kind, Referrer, Source};
 use crate::plan::explain::{
     BlobFate, Change, Explainer, Found, ImageExplanation, Mark, Obstacle, Place, PlaceVerdict, Stuck, Within,
 };
@@ -331,7 +331,7 @@ impl<'a> Reporter<'a> {
         TargetEntry {
             target,
             image_stream: stream.map(crate::model::Stream::repository),
-            tag: tag.map(ToString::to_string),
+            tag: tag.map(|tag| self.view.word(*tag).to_owned()),
             images: images.iter().map(|image| self.image(*image)).collect(),
         }
     }
@@ -443,7 +443,7 @@ impl<'a> Reporter<'a> {
 
     fn place_name(&self, place: &Place) -> String {
         let stream = &self.view.inventory.streams[place.stream];
-        let tag = &stream.tags[place.tag].name;
+        let tag = self.view.word(stream.tags[place.tag].name);
         format!("{}:{tag} at position {} out of {}", stream.repository(), place.position, place.of)
     }
 
@@ -469,7 +469,7 @@ impl<'a> Reporter<'a> {
         });
         PlaceEntry {
             image_stream: stream.repository(),
-            tag: stream.tags[place.tag].name.to_string(),
+            tag: self.view.word(stream.tags[place.tag].name).to_owned(),
             position: place.position,
             of: place.of,
             created: time(place.created),
@@ -515,13 +515,7 @@ impl<'a> Reporter<'a> {
             Obstacle::Revision => item(ItemKeep::Revision),
             Obstacle::WithinSizeLimit => item(ItemKeep::WithinSizeLimit),
             Obstacle::ImageReferenced(_) => item(ItemKeep::ImageReferenced),
-            Obstacle::SubmanifestReferenced(pairs) => {
-                // There is one at least, or it were no obstacle.
-                pairs.first().map_or_else(
-                    || item(ItemKeep::ImageReferenced),
-                    |(submanifest, _)| item(ItemKeep::SubmanifestReferenced(*submanifest)),
-                )
-            }
+            Obstacle::SubmanifestReferenced(_) => item(ItemKeep::SubmanifestReferenced),
             Obstacle::ImageProtected(_) => item(ItemKeep::Protected),
             Obstacle::Stage2Namespace => ("stage2Skipped", "with --namespace no image is deleted".into()),
             Obstacle::Stage2Selector => ("stage2Skipped", "with --selector no image is deleted".into()),
@@ -632,13 +626,12 @@ impl<'a> Reporter<'a> {
     fn changes(&self, changes: &[Change]) -> Vec<ChangeEntry> {
         let mut entries = Vec::new();
         // An object is changed once, however many of its places refer to the image.
-        let mut objects: BTreeMap<ObjectName, Vec<Use>> = BTreeMap::new();
+        let mut objects: BTreeMap<ObjectName<'_>, Vec<Use>> = BTreeMap::new();
         let mut tags: Vec<(usize, usize)> = Vec::new();
         for change in changes {
             match change {
                 Change::Dereference(place) => {
-                    let referrer = place.referrer(self.view.inventory);
-                    let name = (referrer.kind.clone(), referrer.namespace.clone(), referrer.name.clone());
+                    let name = self.object_name(place.referrer(self.view.inventory));
                     objects.entry(name).or_default().push(*place);
                 }
                 Change::DeleteTag { stream, tag } => tags.push((*stream, *tag)),
@@ -654,7 +647,7 @@ impl<'a> Reporter<'a> {
 
     fn delete_tag(&self, stream: usize, tag: usize) -> ChangeEntry {
         let of_stream = &self.view.inventory.streams[stream];
-        let name = format!("{}:{}", of_stream.repository(), of_stream.tags[tag].name);
+        let name = format!("{}:{}", of_stream.repository(), self.view.word(of_stream.tags[tag].name));
         let items = match of_stream.tags[tag].items.len() {
             1 => "its one item".to_owned(),
             n => format!("its {n} items"),
@@ -722,8 +715,7 @@ impl<'a> Reporter<'a> {
                 command: Some(format!("oc edit limitrange -n {}", quoted(namespace))),
             },
             Change::Dereference(place) => {
-                let referrer = place.referrer(self.view.inventory);
-                let name = (referrer.kind.clone(), referrer.namespace.clone(), referrer.name.clone());
+                let name = self.object_name(place.referrer(self.view.inventory));
                 self.dereference(&name, &[*place])
             }
             Change::DeleteTag { stream, tag } => self.delete_tag(*stream, *tag),
@@ -779,13 +771,17 @@ impl<'a> Reporter<'a> {
         }
     }
 
+    fn object_name(&self, referrer: &Referrer) -> ObjectName<'_> {
+        (referrer.kind.clone(), self.view.word(referrer.namespace), self.view.word(referrer.name))
+    }
+
     /// What becomes of an object so that it does not refer to the image any more.
-    fn dereference(&self, (kind, namespace, name): &ObjectName, uses: &[Use]) -> ChangeEntry {
+    fn dereference(&self, (kind, namespace, name): &ObjectName<'_>, uses: &[Use]) -> ChangeEntry {
         let mentions: Vec<_> = uses.iter().map(|place| place.mention(self.view.inventory)).collect();
         let places: Vec<String> = once(
             mentions
                 .iter()
-                .map(|mention| mention.place.to_string())
+                .map(|mention| self.view.word(mention.place).to_owned())
                 .filter(|place| !place.is_empty())
                 .collect(),
         );
@@ -854,7 +850,7 @@ impl<'a> Reporter<'a> {
         let instance = |position: &usize| match self.explainer.a_place_of(*position) {
             Some((stream, tag)) => {
                 let stream = &self.view.inventory.streams[stream];
-                format!("{}:{}", stream.repository(), stream.tags[tag].name)
+                format!("{}:{}", stream.repository(), self.view.word(stream.tags[tag].name))
             }
             None => self.view.text(self.view.inventory.images.all()[*position].name),
         };
@@ -875,7 +871,7 @@ impl<'a> Reporter<'a> {
         let streams = stuck.streams.iter().map(|of_stream| {
             let stream = &self.view.inventory.streams[of_stream.stream];
             let tags = of_stream.images.iter().map(|image| StuckTagEntry {
-                tag: stream.tags[image.tag].name.to_string(),
+                tag: self.view.word(stream.tags[image.tag].name).to_owned(),
                 date: image.date.map(|date| date.to_string()),
                 created: time(image.created),
                 image: self.view.text(image.image),
@@ -910,7 +906,7 @@ impl<'a> Reporter<'a> {
 }
 
 /// Kind, namespace and name.
-type ObjectName = (Kind, Box<str>, Box<str>);
+type ObjectName<'a> = (Kind, &'a str, &'a str);
 
 /// `pod/shop/user (container app)`.
 fn referrer_name(entry: &ReferrerEntry) -> String {

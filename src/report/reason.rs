@@ -14,7 +14,7 @@ pub(super) fn keep_text(rules: Keep, keep: ItemKeep) -> String {
         },
         ItemKeep::WithinSizeLimit => "exceeds no limit of its namespace".into(),
         ItemKeep::ImageReferenced => "the image is in use".into(),
-        ItemKeep::SubmanifestReferenced(_) => "a sub-manifest of it is in use".into(),
+        ItemKeep::SubmanifestReferenced => "a sub-manifest of it is in use".into(),
         ItemKeep::Protected => "marked with prune-images/keep".into(),
         ItemKeep::NotPlanned => "the plan that was agreed to does not name it".into(),
     }

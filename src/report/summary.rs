@@ -183,7 +183,7 @@ fn kept(view: View<'_>, table: &mut Vec<Row>) {
 fn item_reason(keep: ItemKeep) -> Reason {
     match keep {
         ItemKeep::Young => Reason::Young,
-        ItemKeep::TagReferenced | ItemKeep::ImageReferenced | ItemKeep::SubmanifestReferenced(_) => {
+        ItemKeep::TagReferenced | ItemKeep::ImageReferenced | ItemKeep::SubmanifestReferenced => {
             Reason::InUse
         }
         ItemKeep::ImageAppeared | ItemKeep::NotPlanned => Reason::Appeared,

@@ -95,7 +95,7 @@ pub fn plan(out: &mut dyn Write, view: View<'_>, kept: bool) -> io::Result<()> {
         }
         let shown = |item: &&ItemDecision| kept || matches!(item.verdict, ItemVerdict::Remove(_));
         let widths = decision.items.iter().filter(shown).fold((0, 0), |(tag, position), item| {
-            let name = printable(&stream.tags[item.tag as usize].name).chars().count();
+            let name = printable(view.word(stream.tags[item.tag as usize].name)).chars().count();
             (name.max(tag), item.position.to_string().len().max(position))
         });
         for item in decision.items.iter().filter(shown) {
@@ -149,7 +149,7 @@ fn write_item(
     (tag_width, position_width): (usize, usize),
 ) -> io::Result<()> {
     let (stream, decision) = (&view.inventory.streams[position], &view.plan.streams[position]);
-    let tag = printable(&stream.tags[item.tag as usize].name).into_owned();
+    let tag = printable(view.word(stream.tags[item.tag as usize].name)).into_owned();
     let image = view.text(item.image);
     let (image, rules) = (printable(&image), view.plan.rules.keep);
     let why = match item.verdict {
@@ -169,13 +169,13 @@ fn write_image(
     out: &mut dyn Write,
     view: View<'_>,
     name: &str,
-    decision: &ImageDecision,
+    decision: ImageDecision<'_>,
     kept: bool,
 ) -> io::Result<()> {
     let (name, why) = (printable(name), image_text(decision.verdict));
     if decision.verdict == ImageVerdict::Delete {
         writeln!(out, "Image {name}: goes: {why}, {} freed", bytes(view.image_bytes(decision)))?;
-        for blob in &decision.blobs {
+        for blob in decision.blobs {
             let size = view.inventory.images.blob_bytes(*blob).map_or_else(|| "?".to_owned(), bytes);
             writeln!(out, "  {size:>10}  blob {}", printable(&view.text(*blob)))?;
         }
@@ -216,7 +216,7 @@ fn write_reimports(out: &mut dyn Write, view: View<'_>) -> io::Result<()> {
     )?;
     for (position, item, reimport) in view.reimports() {
         let stream = &view.inventory.streams[position];
-        let (repository, tag) = (stream.repository(), &stream.tags[item.tag as usize].name);
+        let (repository, tag) = (stream.repository(), view.word(stream.tags[item.tag as usize].name));
         let place = format!("{repository}:{tag}");
         writeln!(
             out,
@@ -309,7 +309,7 @@ pub fn changes(out: &mut dyn Write, view: View<'_>) -> io::Result<()> {
     }
     for (image, decision) in view.inventory.images.all().iter().zip(&view.plan.images) {
         if decision.verdict == ImageVerdict::Delete {
-            for blob in &decision.blobs {
+            for blob in decision.blobs {
                 line(&Change::Blob { digest: view.text(*blob), bytes: None, repositories: Vec::new() })?;
             }
             line(&Change::Image { name: view.text(image.name) })?;

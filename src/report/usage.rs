@@ -274,7 +274,7 @@ impl UsageRow {
                 row.holder = "tag";
                 row.namespace = Some(stream(position).namespace.to_string());
                 row.stream = Some(stream(position).name.to_string());
-                row.tag = Some(stream(position).tags[tag].name.to_string());
+                row.tag = Some(inventory.names.words.text(stream(position).tags[tag].name).to_owned());
             }
         }
         row

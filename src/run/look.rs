@@ -24,7 +24,8 @@ const SKEW: i64 = 10;
 /// What was read of a cluster. Any number of plans can be made from it.
 pub(super) struct Look {
     pub(super) inventory: Inventory,
-    /// `status.dockerImageRepository` of streams, with the streams' creation times in seconds.
+    /// Each host in `status.dockerImageRepository` of streams, with its slash, and the creation time, in seconds, of the
+    /// newest of these streams.
     pub(super) repositories: Vec<(i64, String)>,
     /// Hosts in `dockerImageReference` of managed images, with how many name them.
     pub(super) managed_hosts: BTreeMap<Box<str>, usize>,
@@ -74,6 +75,7 @@ pub(super) async fn read_and_show(
     refuse_undecodable(&undecodable)?;
     let missing = plan::missing_images(&inventory, &rules(options, now), &inventory.streams);
     inventory::add_appeared(cluster, &mut inventory, &missing).await?;
+    inventory.names.rest();
     let unread = unread.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Look { inventory, repositories, managed_hosts, now, warnings, unread, states })
 }
@@ -313,7 +315,7 @@ fn reimport_warning(view: View<'_>) -> Option<String> {
     let (first, item, _) = view.reimports().next()?;
     let at_once = view.reimports().filter(|(.., reimport)| *reimport == Reimport::AtOnce).count();
     let stream = &view.inventory.streams[first];
-    let command = text::end_of_import(&stream.repository(), &stream.tags[item.tag as usize].name);
+    let command = text::end_of_import(&stream.repository(), view.word(stream.tags[item.tag as usize].name));
     let more = match counts.items {
         1 => String::new(),
         items => format!(" (and {} more)", items - 1),
@@ -334,13 +336,14 @@ fn plan_warnings(inventory: &Inventory, plan: &Plan, warnings: &mut Vec<String>)
     }
     for place in plan.references.unknown_kinds() {
         let referrer = place.referrer(inventory);
+        let text = |word| inventory.names.words.text(word);
         if let Target::UnknownKind(kind) = &place.mention(inventory).target {
             warnings.push(format!(
                 "{}/{} namespace={}: the build's source is of kind {:?}, which refers to no image stream: ignored",
                 referrer.kind.word(),
-                referrer.name,
-                referrer.namespace,
-                kind
+                text(referrer.name),
+                text(referrer.namespace),
+                text(*kind)
             ));
         }
     }

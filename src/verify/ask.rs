@@ -195,13 +195,14 @@ fn broken(
     let (mut tags, mut uses): (Vec<String>, Vec<Use>) = (Vec::new(), Vec::new());
     for tag in &stream.tags {
         let Some(position) = tag.items.iter().position(|item| item.image == check.image) else { continue };
-        tags.push(if position == 0 { tag.name.to_string() } else { format!("{}@{position}", tag.name) });
+        let name = inventory.names.words.text(tag.name);
+        tags.push(if position == 0 { name.to_owned() } else { format!("{name}@{position}") });
         if position == 0 {
-            uses.extend(references.of_tag(&repository, &tag.name));
+            uses.extend(references.of_tag(inventory, stream, tag.name));
         }
     }
     for manifest in inventory.images.with_submanifests([check.image]) {
-        uses.extend(references.of_image(&repository, manifest));
+        uses.extend(references.of_image(inventory, stream, manifest));
         uses.extend(references.of_digest(manifest));
     }
     uses.sort_unstable();

@@ -130,6 +130,7 @@ mod tests {
         inventory.images.push(image('c', None, false), &[id('1')], &[]);
         inventory.images.push(image('d', None, true), &[], &[id('b')]);
         inventory.images.set_blob_bytes(id('1'), 100);
+        let latest = inventory.names.words.intern("latest");
         let stream = |name: &str, images: &[char]| Stream {
             namespace: "shop".into(),
             name: name.into(),
@@ -138,7 +139,7 @@ mod tests {
             protected: false,
             selected: true,
             tags: vec![Tag {
-                name: "latest".into(),
+                name: latest,
                 items: images.iter().map(|image| Item { created: 0, image: id(*image) }).collect(),
                 import: Import::Never,
             }],

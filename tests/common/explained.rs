@@ -17,7 +17,7 @@ pub(crate) fn agrees(inventory: &Inventory, plan: &Plan, now: jiff::Timestamp) {
     let view = View { inventory, plan };
     let reporter = Reporter::new(view, now);
     let explainer = Explainer::new(inventory, plan);
-    let doomed: BTreeSet<_> = plan.images.iter().flat_map(|image| &image.blobs).copied().collect();
+    let doomed: BTreeSet<_> = plan.images.blobs().iter().copied().collect();
     let context = Context {
         server: String::new(),
         now,
@@ -55,11 +55,11 @@ pub(crate) fn agrees(inventory: &Inventory, plan: &Plan, now: jiff::Timestamp) {
                 let entry = document.places.iter().find(|entry| {
                     entry.through.is_none()
                         && entry.image_stream == stream.repository()
-                        && entry.tag == *tag.name
+                        && entry.tag == inventory.names.words.text(tag.name)
                         && entry.position == item_position
                 });
                 let entry =
-                    entry.unwrap_or_else(|| panic!("{}:{} is not explained", stream.repository(), tag.name));
+                    entry.unwrap_or_else(|| panic!("{}:{item:?} is not explained", stream.repository()));
                 let (stays, reason) = if decision.verdict == StreamVerdict::Examined {
                     let verdict = verdicts.next().map(|item| item.verdict);
                     let Some(verdict) = verdict else { panic!("an item without a decision") };
@@ -104,7 +104,7 @@ pub(crate) fn changes_are_enough(inventory: &Inventory, plan: &Plan, explained: 
         let (then, rules) = apply(inventory, &plan.rules, &changes);
         let after = decide(&then, &rules);
         assert!(is_gone(&then, &after, explained), "{name} stays after {changes:#?}\n{explained:#?}");
-        let doomed: BTreeSet<_> = after.images.iter().flat_map(|image| &image.blobs).copied().collect();
+        let doomed: BTreeSet<_> = after.images.blobs().iter().copied().collect();
         let is_there = then.images.find(explained.image).is_some();
         for fate in explained.blobs.iter().filter(|fate| fate.goes && is_there) {
             assert!(
@@ -140,7 +140,7 @@ pub(crate) fn changes_are_enough(inventory: &Inventory, plan: &Plan, explained: 
         let gone = then
             .images
             .find(explained.image)
-            .is_none_or(|at| after.images[at].verdict == ImageVerdict::Delete);
+            .is_none_or(|at| after.images.at(at).verdict == ImageVerdict::Delete);
         assert!(gone, "{name} stays after {changes:#?}\n{explained:#?}");
     }
 }
@@ -155,5 +155,5 @@ fn is_gone(inventory: &Inventory, plan: &Plan, explained: &ImageExplanation) -> 
         stream.verdict == StreamVerdict::Examined
             && items.all(|item| matches!(item.verdict, ItemVerdict::Remove(_)))
     });
-    items && image.is_none_or(|position| plan.images[position].verdict == ImageVerdict::Delete)
+    items && image.is_none_or(|position| plan.images.at(position).verdict == ImageVerdict::Delete)
 }

@@ -153,8 +153,8 @@ impl<'a, L: Default + Field<'a>> Field<'a> for Metadata<'a, L> {
 }
 
 /// One of the owners.
-impl Field<'_> for Controller {
-    fn put(&mut self, value: Value<'_>) -> Result<(), WireError> {
+impl<'a> Field<'a> for Controller<'a> {
+    fn put(&mut self, value: Value<'a>) -> Result<(), WireError> {
         let mut owner = OwnerReference::default();
         owner.merge(value.bytes()?)?;
         if owner.controller {

@@ -171,12 +171,14 @@ fn by_tag(inventory: &Inventory, stream: usize, tag: Option<&str>) -> Found {
         let items = of_stream.tags.iter().flat_map(|tag| &tag.items).map(|item| item.image);
         return Found::Images(each_once(items), Some(Within { stream, tag: None }));
     };
-    if let Some(position) = of_stream.tags.iter().position(|candidate| *candidate.name == *tag) {
+    if let Some(position) =
+        of_stream.tags.iter().position(|candidate| inventory.names.words.text(candidate.name) == tag)
+    {
         let items = of_stream.tags[position].items.iter().map(|item| item.image);
         return Found::Images(each_once(items), Some(Within { stream, tag: Some(position) }));
     }
     let repository = of_stream.repository();
-    let tags = of_stream.tags.iter().map(|candidate| &*candidate.name);
+    let tags = of_stream.tags.iter().map(|candidate| inventory.names.words.text(candidate.name));
     let near = nearest(tags.map(|candidate| (candidate, candidate)), tag);
     Found::Unknown {
         cause: format!("image stream {repository} has no tag {tag}"),
@@ -250,7 +252,7 @@ fn nearest<'n>(candidates: impl Iterator<Item = (&'n str, &'n str)>, wanted: &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Image, Import, Item, Stream, Tag};
+    use crate::model::{Image, Import, Item, Stream, Tag, Word};
 
     fn digest(beginning: &str) -> String {
         format!("sha256:{beginning}{}", "0".repeat(64 - beginning.len()))
@@ -263,8 +265,9 @@ mod tests {
         for image in [one, two] {
             inventory.images.push(Image::named(image), &[layer], &[]);
         }
-        let tag = |name: &str, images: &[Id]| Tag {
-            name: name.into(),
+        let [latest, v1] = ["latest", "v1"].map(|tag| inventory.names.words.intern(tag));
+        let tag = |name: Word, images: &[Id]| Tag {
+            name,
             items: images.iter().map(|image| Item { created: 0, image: *image }).collect(),
             import: Import::Never,
         };
@@ -278,9 +281,9 @@ mod tests {
             tags,
         };
         inventory.streams = vec![
-            stream("qa", "web", vec![tag("latest", &[two])]),
+            stream("qa", "web", vec![tag(latest, &[two])]),
             stream("shop", "beef", vec![]),
-            stream("shop", "web", vec![tag("latest", &[one, lost]), tag("v1", &[one])]),
+            stream("shop", "web", vec![tag(latest, &[one, lost]), tag(v1, &[one])]),
         ];
         (inventory, [one, two, lost])
     }

@@ -15,10 +15,10 @@ pub use dates::date_in;
 pub use find::{Found, Within, find};
 pub use stuck::{Stuck, StuckImage, StuckStream, stuck};
 
-use super::decide::{ImageVerdict, ItemVerdict, Plan, Reimport, StreamVerdict, named_blobs, parents};
+use super::decide::{ImageVerdict, ItemVerdict, Parents, Plan, Reimport, StreamVerdict, named_blobs};
 use super::references::Use;
 use super::{Keep, Rules};
-use crate::model::{Id, Inventory, Item, Stream};
+use crate::model::{Id, IdSet, Inventory, Item, Stream};
 
 /// One rule that holds an item or an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,14 +242,13 @@ pub struct Explainer<'a> {
     rules: &'a Rules,
     /// The items that name an image: positions of stream, tag and item.
     items: BTreeMap<Id, Vec<(usize, usize, u32)>>,
-    /// The indexes (positions) that list a sub-manifest.
-    parents: BTreeMap<Id, Vec<usize>>,
+    parents: Parents,
     /// The images without metadata.
     absent: Vec<Id>,
     /// Each blob with the position of an image that names it and stays, sorted.
     kept_blobs: Vec<(Id, usize)>,
     /// The blobs that go by the plan or would if their image went.
-    deletable: BTreeSet<Id>,
+    deletable: IdSet,
 }
 
 impl<'a> Explainer<'a> {
@@ -265,14 +264,14 @@ impl<'a> Explainer<'a> {
                 }
             }
         }
-        let parents = parents(images);
+        let parents = Parents::of(images);
         let mut kept_blobs = Vec::new();
-        let mut deletable = BTreeSet::new();
+        let mut deletable = IdSet::with_names(inventory.names.len());
         for position in 0..images.all().len() {
             let goes = super::decide::deletable_blobs(inventory, position);
             let goes = goes.chain([images.all()[position].name]);
             deletable.extend(goes.filter(|blob| inventory.names.is_digest(*blob)));
-            if plan.images[position].verdict != ImageVerdict::Delete {
+            if plan.images.at(position).verdict != ImageVerdict::Delete {
                 kept_blobs.extend(named_blobs(inventory, position).map(|blob| (blob, position)));
             }
         }
@@ -308,7 +307,7 @@ impl<'a> Explainer<'a> {
         ImageExplanation {
             image,
             position,
-            verdict: position.map(|position| self.plan.images[position].verdict),
+            verdict: position.map(|position| self.plan.images.at(position).verdict),
             places,
             obstacles: position.map(|position| self.of_image(position, &above)).unwrap_or_default(),
             blobs: Vec::new(),
@@ -358,10 +357,10 @@ impl<'a> Explainer<'a> {
         let mut above = Vec::new();
         let mut open = vec![image];
         while let Some(name) = open.pop() {
-            for parent in self.parents.get(&name).into_iter().flatten() {
-                let index = self.inventory.images.all()[*parent].name;
-                if index != image && !above.contains(parent) {
-                    above.push(*parent);
+            for parent in self.parents.of_manifest(name) {
+                let index = self.inventory.images.all()[parent].name;
+                if index != image && !above.contains(&parent) {
+                    above.push(parent);
                     open.push(index);
                 }
             }
@@ -403,12 +402,11 @@ impl<'a> Explainer<'a> {
     /// What holds one item of a stream that is looked at, in the order of the rules.
     fn of_item(&self, stream: &Stream, tag: usize, position: u32, item: &Item) -> Vec<Obstacle> {
         let mut found = Vec::new();
-        let repository = stream.repository();
-        let references = &self.plan.references;
+        let references = self.plan.references.of_stream(self.inventory, stream);
         if self.rules.is_young(item.created) {
             found.push(Obstacle::ItemYoung);
         }
-        let of_tag = references.of_tag(&repository, &stream.tags[tag].name);
+        let of_tag = references.tag(stream.tags[tag].name);
         if position == 0 && !of_tag.is_empty() {
             found.push(Obstacle::TagReferenced(of_tag.to_vec()));
         }
@@ -427,16 +425,14 @@ impl<'a> Explainer<'a> {
             }
             Keep::Recent { .. } => {}
         }
-        let of_image = references.of_image(&repository, item.image);
+        let of_image = references.image(item.image);
         if !of_image.is_empty() {
             found.push(Obstacle::ImageReferenced(of_image.to_vec()));
         }
         let below = self.inventory.images.with_submanifests([item.image]);
         let below = below.into_iter().filter(|manifest| *manifest != item.image);
         let of_submanifests: Vec<(Id, Use)> = below
-            .flat_map(|manifest| {
-                references.of_image(&repository, manifest).iter().map(move |place| (manifest, *place))
-            })
+            .flat_map(|manifest| references.image(manifest).iter().map(move |place| (manifest, *place)))
             .collect();
         if !of_submanifests.is_empty() {
             found.push(Obstacle::SubmanifestReferenced(of_submanifests));
@@ -502,7 +498,7 @@ impl<'a> Explainer<'a> {
             BlobFate {
                 blob,
                 bytes: self.inventory.images.blob_bytes(blob),
-                goes: self.rules.prune_registry && shared_with.is_empty() && self.deletable.contains(&blob),
+                goes: self.rules.prune_registry && shared_with.is_empty() && self.deletable.contains(blob),
                 shared_with,
             }
         });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 
 use super::{Change, Explainer, Obstacle, apply, date_in};
-use crate::model::{Id, Inventory, Stream};
+use crate::model::{Id, IdSet, Inventory, Stream};
 use crate::plan::decide::{ImageVerdict, Plan, decide_alone, named_blobs};
 use crate::plan::{Keep, Rules};
 
@@ -101,7 +101,7 @@ pub fn stuck(inventory: &Inventory, rules: &Rules) -> Option<Stuck> {
                 tag,
                 created: item.created,
                 image: item.image,
-                date: date_in(&of_tag.name),
+                date: date_in(inventory.names.words.text(of_tag.name)),
                 bytes: sum(false),
                 unique: sum(true),
                 proposed,
@@ -116,9 +116,9 @@ pub fn stuck(inventory: &Inventory, rules: &Rules) -> Option<Stuck> {
     let (after, _) = apply(inventory, &everywhere, &deleted);
     let then = decide_alone(&after, &everywhere);
     let today = plan.doomed_blobs();
-    let freed: BTreeSet<Id> = then.doomed_blobs().into_iter().filter(|blob| !today.contains(blob)).collect();
+    let freed: IdSet = then.doomed_blobs().iter().filter(|blob| !today.contains(*blob)).collect();
     share_out(inventory, (&plan, &then), &freed, &explainer, &mut streams);
-    let freed = freed.into_iter().filter_map(|blob| inventory.images.blob_bytes(blob)).sum();
+    let freed = freed.iter().filter_map(|blob| inventory.images.blob_bytes(blob)).sum();
     streams.sort_by_key(|stream| (std::cmp::Reverse((stream.freed, stream.bytes)), stream.stream));
     let all: BTreeSet<Id> =
         streams.iter().flat_map(|stream| &stream.images).map(|image| image.image).collect();
@@ -146,7 +146,7 @@ fn bytes_of(inventory: &Inventory, images: impl IntoIterator<Item = Id>) -> u64 
 fn share_out(
     inventory: &Inventory,
     (now, then): (&Plan, &Plan),
-    freed: &BTreeSet<Id>,
+    freed: &IdSet,
     explainer: &Explainer<'_>,
     streams: &mut [StuckStream],
 ) {
@@ -166,7 +166,7 @@ fn share_out(
     let mut users: BTreeMap<Id, BTreeSet<Option<usize>>> = BTreeMap::new();
     for (position, decision) in now.images.iter().enumerate() {
         if decision.verdict != ImageVerdict::Delete {
-            for blob in named_blobs(inventory, position).filter(|blob| freed.contains(blob)) {
+            for blob in named_blobs(inventory, position).filter(|blob| freed.contains(*blob)) {
                 users.entry(blob).or_default().insert(holder.get(&position).copied().flatten());
             }
         }
