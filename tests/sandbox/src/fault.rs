@@ -39,6 +39,8 @@ pub enum Action {
     SetHeaders(HeaderMap),
     /// Replace the body of the real answer, keeping its status and headers.
     ReplaceBody(Bytes),
+    /// Replace the body of the real answer by this many spaces, without saying how many there will be.
+    Flood(u64),
 }
 
 /// An answer that stands in for the server's.
@@ -147,6 +149,7 @@ impl fmt::Debug for Action {
             Self::Trickle(bytes, pause) => f.debug_tuple("Trickle").field(bytes).field(pause).finish(),
             Self::SetHeaders(headers) => f.debug_tuple("SetHeaders").field(headers).finish(),
             Self::ReplaceBody(body) => f.debug_tuple("ReplaceBody").field(body).finish(),
+            Self::Flood(bytes) => f.debug_tuple("Flood").field(bytes).finish(),
         }
     }
 }

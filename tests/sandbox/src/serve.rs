@@ -230,6 +230,7 @@ impl Service {
                 answer.headers_mut().remove(CONTENT_LENGTH);
                 answer.map(|_| full(body))
             }
+            Some(Action::Flood(bytes)) => flooding(handled, bytes),
             _ => handled,
         };
         self.log.update(sequence, |entry| entry.status = Some(answer.status()));
@@ -294,6 +295,14 @@ fn late_cut() -> impl Stream<Item = io::Result<Bytes>> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         Err(cut())
     })
+}
+
+/// Spaces are what a JSON reader skips without an end.
+fn flooding(mut answer: Response<Body>, bytes: u64) -> Response<Body> {
+    const PIECE: &[u8] = &[b' '; 64 << 10];
+    answer.headers_mut().remove(CONTENT_LENGTH);
+    let pieces = stream::iter((0..bytes.div_ceil(PIECE.len() as u64)).map(|_| Ok(Bytes::from_static(PIECE))));
+    streamed(answer.map(|_| ()), pieces)
 }
 
 fn trickling(answer: Response<Body>, size: usize, pause: Duration) -> Response<Body> {
