@@ -61,4 +61,4 @@ macro_rules! targets {
     ($($name:ident)*) => { $(#[test] fn $name() { holds(stringify!($name), targets::$name); })* };
 }
 
-targets! { pull_spec json_lists protobuf_lists quantity duration registry_config }
+targets! { pull_spec json_lists protobuf_lists quantity duration registry_config journal }

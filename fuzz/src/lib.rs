@@ -6,6 +6,7 @@ use oc_prune_images::cache::detect::{
 };
 use oc_prune_images::cli::duration;
 use oc_prune_images::inventory::read_lists;
+use oc_prune_images::journal;
 use oc_prune_images::model::{Quantity, pull_spec};
 use oc_prune_images::plan::{Keep, Rules, decide};
 
@@ -155,6 +156,15 @@ pub fn duration(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(read) = duration::parse(text) else { return };
     assert_eq!(duration::parse(&duration::format(read)).ok(), Some(read), "{text:?}");
+}
+
+/// A journal: what is read counts no more bytes as whole than there are, and reads the same without the torn end.
+pub fn journal(data: &[u8]) {
+    let Ok(loaded) = journal::read(data) else { return };
+    let whole = usize::try_from(loaded.whole).unwrap_or(usize::MAX);
+    assert!(whole <= data.len());
+    let again = journal::read(&data[..whole]);
+    assert!(again.is_ok_and(|again| (again.steps, again.whole) == (loaded.steps, loaded.whole)));
 }
 
 /// The registry's configuration: lines `NAME=VALUE` are variables up to an empty line, the rest is the file. No value of

@@ -135,7 +135,7 @@ Prune images that nothing uses any more; make the registry's caches forget them
 More commands:
   usage, what-if   Where the storage goes; what other values would free
   cronjob, job     Manifests that prune on a schedule, or once
-  verify           Whether images can be pulled
+  verify, resume   Whether images can be pulled; finish a run that was cut short
   cache            The registry's caches: status, check, flush, disable, enable
   completion, man  Completion for bash, zsh, fish, PowerShell; manual pages
 
