@@ -204,6 +204,10 @@ impl Changes {
         for entry in entries.filter(|entry| entry.is_mutation()) {
             let path = percent_decoded(&entry.path);
             let parts: Vec<&str> = path.split('/').skip(1).collect();
+            // The Lease that keeps a second run away prunes nothing.
+            if let (Server::Api, ["apis", "coordination.k8s.io", ..]) = (entry.server, parts.as_slice()) {
+                continue;
+            }
             let (set, object) = match (entry.server, &entry.method, parts.as_slice()) {
                 (
                     Server::Api,
