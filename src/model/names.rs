@@ -189,17 +189,17 @@ fn sha256_bytes(name: &str) -> Option<[u8; 32]> {
     let hex: &[u8; 64] = name.strip_prefix(SHA256)?.as_bytes().try_into().ok()?;
     // Without branches, so that many digits are read at once: this is done for every name of every object.
     let mut digits = [0_u8; 64];
-    let mut is_hex = true;
+    let mut is_other = 0_u8;
     for (digit, character) in digits.iter_mut().zip(hex) {
         let (decimal, letter) = (character.wrapping_sub(b'0'), character.wrapping_sub(b'a'));
-        is_hex &= decimal < 10 || letter < 6;
+        is_other |= u8::from(decimal > 9) & u8::from(letter > 5);
         *digit = if decimal < 10 { decimal } else { letter.wrapping_add(10) };
     }
     let mut bytes = [0; 32];
     for (position, byte) in bytes.iter_mut().enumerate() {
         *byte = digits[2 * position] << 4 | digits[2 * position + 1] & 15;
     }
-    is_hex.then_some(bytes)
+    (is_other == 0).then_some(bytes)
 }
 
 /// Whether a name is `algorithm:value` with nothing in it that could leave its place in a URL or a path.
