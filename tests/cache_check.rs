@@ -115,10 +115,10 @@ fn what_was_left_stale_on_purpose_is_mended_by_the_command_that_is_told() {
     let home = tempfile::tempdir().unwrap();
     let plugin = site.plugin(CHECKER, &["--confirm", "--registry-cache=none"]);
     let pruned = plugin.env("XDG_STATE_HOME", home.path()).run().exits(0);
-    let place = home.path().join("oc-prune-images").join("result-");
-    let (_, file) = pruned.stderr.split_once(&format!("--from={}", place.display())).unwrap();
-    let end = file.find(".json").unwrap();
-    let document = std::fs::read_to_string(format!("{}{}.json", place.display(), &file[..end])).unwrap();
+    let folder = home.path().join("oc-prune-images").display().to_string();
+    let (_, file) = pruned.stderr.split_once(&format!("--from={folder}")).unwrap();
+    let end = file.find(".journal").unwrap();
+    let document = std::fs::read_to_string(format!("{folder}{}.journal", &file[..end])).unwrap();
     let _ = cache(&site, CHECKER, &document, &["check"]).exits(4);
     let ran = cache(&site, CHECKER, &document, &["flush"]).exits(0);
     is_clean(&site, None, &ran);
