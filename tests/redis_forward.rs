@@ -260,6 +260,8 @@ async fn the_port_forward_that_was_cut_before_its_use_is_not_used() {
     fixture.whether_open(1).await;
     fixture.sandbox.api().forwards().cut();
     fixture.whether_open(0).await;
+    // The server has closed it; nothing tells when the news has come through the loopback.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(says_back(&mut connect(&forward).await, "one").await);
 }
 
