@@ -1,6 +1,6 @@
 //! How many requests a server is sent at once, from how it answers. Pure: the time is told.
 //!
-//! One more for every [`WINDOW`] answers, as long as they take about as long as they did when there were few; fewer when
+//! One more for every `WINDOW` answers, as long as they take about as long as they did when there were few; fewer when
 //! they take much longer; half as many when the server says that there are too many, or does not answer. What was too
 //! many is remembered for a while, so that a server with a fixed bound refuses few.
 
