@@ -260,6 +260,12 @@ impl Answer {
         self.status == StatusCode::INTERNAL_SERVER_ERROR && (names_file || has_no_fields)
     }
 
+    /// Where a redirect leads.
+    pub(super) fn redirect(&self) -> Option<String> {
+        let location = self.headers.get(LOCATION).filter(|_| self.status.is_redirection())?;
+        Some(String::from_utf8_lossy(location.as_bytes()).into_owned())
+    }
+
     fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.body).ok().map(str::trim)
     }
@@ -303,23 +309,21 @@ struct ServerError {
     detail: Value,
 }
 
+/// An answer with these headers and this body.
+#[cfg(test)]
+pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+    }
+    let status = StatusCode::from_u16(status).unwrap();
+    Answer { status, headers: map, body: body.into(), timed_out: false }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fake::{Recorded, recorded};
     use super::*;
-
-    fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-        }
-        Answer {
-            status: StatusCode::from_u16(status).unwrap(),
-            headers: map,
-            body: body.as_bytes().to_vec(),
-            timed_out: false,
-        }
-    }
 
     fn of(recorded: &Recorded) -> Answer {
         let headers: Vec<_> =

@@ -475,14 +475,11 @@ impl Registry {
         change: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
     ) -> Result<Result<Answer, Cause>, RegistryError> {
         let token = self.token(Refresh::Cached).await?;
-        let answer = match self.send_with(method, url, change, &token).await {
-            Ok(answer) => answer,
-            Err(cause) => return Ok(Err(cause)),
-        };
-        if answer.status != StatusCode::UNAUTHORIZED {
-            return Ok(Ok(answer));
+        let answer = self.send_with(method, url, change, &token).await;
+        if !is_refused(&answer) {
+            return Ok(answer);
         }
-        let Some(new) = self.new_token(&token).await? else { return Ok(Ok(answer)) };
+        let Some(new) = self.new_token(&token).await? else { return Ok(answer) };
         Ok(self.send_with(method, url, change, &new).await)
     }
 
@@ -495,17 +492,12 @@ impl Registry {
         change: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
     ) -> Result<Result<Answer, Cause>, RegistryError> {
         let token = self.token(Refresh::Cached).await?;
-        let answer = match self.send_with(method, url, change, &token).await {
-            Ok(answer) => answer,
-            Err(cause) => return Ok(Err(cause)),
-        };
-        if answer.status != StatusCode::UNAUTHORIZED {
-            return Ok(Ok(answer));
+        let answer = self.send_with(method, url, change, &token).await;
+        if !is_refused(&answer) {
+            return Ok(answer);
         }
-        match self.send_with(&Method::GET, &self.login_url(), &|request| request, &token).await {
-            Ok(login) if login.status == StatusCode::UNAUTHORIZED => self.send_as(method, url, change).await,
-            _ => Ok(Ok(answer)),
-        }
+        let login = self.send_with(&Method::GET, &self.login_url(), &|request| request, &token).await;
+        if is_refused(&login) { self.send_as(method, url, change).await } else { Ok(answer) }
     }
 
     fn login_url(&self) -> Url {
@@ -547,6 +539,11 @@ impl Registry {
     async fn token(&self, refresh: Refresh) -> Result<SecretString, RegistryError> {
         token(&self.inner.token, refresh).await.map_err(RegistryError::Token)
     }
+}
+
+/// Whether the token, or its right, was refused: 401 in both cases.
+fn is_refused(answer: &Result<Answer, Cause>) -> bool {
+    answer.as_ref().is_ok_and(|answer| answer.status == StatusCode::UNAUTHORIZED)
 }
 
 fn base_of(address: &RegistryUrl, protection: Protection) -> Result<Url, Failure> {

@@ -1,7 +1,7 @@
 //! What an answer for a pruned blob says about the cache of the replica that gave it. Pure.
 
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_LENGTH, LOCATION};
+use reqwest::header::CONTENT_LENGTH;
 
 use super::answer::Answer;
 
@@ -82,8 +82,8 @@ pub(super) fn of_storage(answer: &Answer) -> Freshness {
 }
 
 fn of_any(answer: &Answer) -> Step {
-    if let Some(location) = answer.headers.get(LOCATION).filter(|_| answer.status.is_redirection()) {
-        return Step::Follow(String::from_utf8_lossy(location.as_bytes()).into_owned());
+    if let Some(location) = answer.redirect() {
+        return Step::Follow(location);
     }
     Step::Is(match answer.status {
         StatusCode::NOT_FOUND => Freshness::Clean,
@@ -99,24 +99,11 @@ fn is_empty_blob(answer: &Answer) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::{HeaderMap, HeaderName};
+    use crate::registry::answer::answer;
 
     const DIGEST: &str = "sha256:7f185d3d3df08a1af2a6f2d19c02be9b00cb4a0d981c7576a8ac28333691331e";
     /// The recorded answer of a stale replica.
     const MISSING: &str = r#"{"errors":[{"code":"UNKNOWN","message":"unknown error","detail":{"Path":"/docker/registry/v2/blobs/sha256/7f/7f185d3d3df08a1af2a6f2d19c02be9b00cb4a0d981c7576a8ac28333691331e/data","DriverName":"filesystem"}}]}"#;
-
-    fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-        }
-        Answer {
-            status: StatusCode::from_u16(status).unwrap(),
-            headers: map,
-            body: body.into(),
-            timed_out: false,
-        }
-    }
 
     #[test]
     fn a_head_settles_little() {
