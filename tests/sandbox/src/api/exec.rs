@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::portforward::{Pod, gone, handshake, offered};
 use super::resource::Resource;
-use super::status::{Failure, Target};
+use super::status::Failure;
 use super::store::{Store, metadata};
 use super::{Api, Call};
 use crate::lock;
@@ -306,17 +306,7 @@ impl Api {
     /// Answers a request for `pods/exec`, and runs the command once the connection is the WebSocket's.
     pub(super) fn execute(&self, call: &Call<'_>) -> Result<Response<Body>, Failure> {
         let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
-        // Whoever opens a WebSocket asks with GET, and has to have the right to POST all the same.
-        let target = Target { name, ..call.info.target() };
-        if self.reason(call.user, "create", &target).is_none() {
-            return Err(Failure::forbidden(call.user, "create", &target));
-        }
-        let pods = Resource::find("", "pods").ok_or_else(Failure::no_such_resource)?;
-        let pod =
-            self.store.find(pods, namespace, name).ok_or_else(|| Failure::not_found(pods, name))?.value();
-        if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
-            return Err(Failure::bad_request(format!("pod {name} does not have a host assigned")));
-        }
+        let (pods, pod) = self.pod_to_connect(call)?;
         let containers = pod["spec"]["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
         let container = match call.query.get("container") {
             Some(wanted) => containers.iter().find(|container| container["name"] == wanted.as_str()),

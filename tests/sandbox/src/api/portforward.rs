@@ -106,8 +106,11 @@ impl Api {
         &self.forwards
     }
 
-    /// Answers a request for `pods/portforward`, and forwards once the connection is the WebSocket's.
-    pub(super) fn port_forward(&self, call: &Call<'_>) -> Result<Response<Body>, Failure> {
+    /// The pod of a request that becomes a connection to it, if it runs somewhere and the user may connect.
+    pub(super) fn pod_to_connect(
+        &self,
+        call: &Call<'_>,
+    ) -> Result<(&'static Resource, serde_json::Value), Failure> {
         let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
         // Whoever opens a WebSocket asks with GET, and has to have the right to POST all the same.
         let target = Target { name, ..call.info.target() };
@@ -120,6 +123,13 @@ impl Api {
         if pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
             return Err(Failure::bad_request(format!("pod {name} does not have a host assigned")));
         }
+        Ok((pods, pod))
+    }
+
+    /// Answers a request for `pods/portforward`, and forwards once the connection is the WebSocket's.
+    pub(super) fn port_forward(&self, call: &Call<'_>) -> Result<Response<Body>, Failure> {
+        let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
+        let (pods, pod) = self.pod_to_connect(call)?;
         let upgrade = match handshake(call.method, call.headers, call.upgrade.as_ref()) {
             Ok(upgrade) => upgrade.clone(),
             Err((code, problem)) => return Ok(super::text(code, problem)),
