@@ -24,9 +24,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::cluster::tags;
+use common::objects::age_stream;
 use common::{Plugin, Ran};
 use http::{Method, Response, StatusCode};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sandbox::api::{Rule, pruner_and, timestamp};
 use sandbox::fault::{Action, Answer, Fault, Faults};
 use sandbox::log::{RequestLog, Server};
@@ -222,31 +223,12 @@ impl Shop {
                     shop.gone.extend(digests.into_iter().map(|digest| (digest, repository.to_owned())));
                 }
             }
-            shop.age(repository);
+            age_stream(shop.cluster.sandbox().store(), repository);
         }
         for (digest, repository) in &shop.gone {
             shop.head_everywhere(repository, digest);
         }
         shop
-    }
-
-    /// Makes a stream and its images old enough to be pruned.
-    fn age(&self, repository: &str) {
-        let (namespace, name) = repository.split_once('/').unwrap();
-        let store = self.cluster.sandbox().store();
-        let ago = |days: i64| timestamp(Timestamp::now() - SignedDuration::from_hours(24 * days));
-        let mut images = Vec::new();
-        store.update("imagestreams", namespace, name, |stream| {
-            stream["metadata"]["creationTimestamp"] = ago(100).into();
-            for item in stream["status"]["tags"][0]["items"].as_array_mut().unwrap() {
-                item["created"] = ago(2).into();
-                images.push(item["image"].as_str().unwrap().to_owned());
-            }
-        });
-        for image in images {
-            store
-                .update("images", "", &image, |image| image["metadata"]["creationTimestamp"] = ago(2).into());
-        }
     }
 
     fn head_everywhere(&self, repository: &str, digest: &Digest) -> Vec<u16> {

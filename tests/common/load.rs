@@ -17,8 +17,7 @@ use fastrand::Rng;
 use futures::StreamExt as _;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{Method, StatusCode};
-use jiff::{SignedDuration, Timestamp};
-use sandbox::api::{Rule, pruner_and, timestamp};
+use sandbox::api::{Rule, pruner_and};
 use sandbox::fault::{Action, Fault};
 use sandbox::redis::Server;
 use sandbox::registry::client::{Client, Format};
@@ -30,6 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::common::Plugin;
+use crate::common::objects::age_stream;
 
 /// The repositories whose old images go.
 pub(crate) const REPOSITORIES: [&str; 3] = ["load/a", "load/b", "load/c"];
@@ -136,31 +136,10 @@ impl Site {
                     self.kept.push((repository.to_owned(), pushed.digest));
                 }
             }
-            self.age(repository);
+            age_stream(self.cluster.sandbox().store(), repository);
         }
         self.base.repositories = REPOSITORIES.map(str::to_owned).to_vec();
         self.layers = layers.into_values().collect();
-    }
-
-    /// Makes a stream and its images old enough to be pruned.
-    fn age(&self, repository: &str) {
-        let (namespace, name) = repository.split_once('/').unwrap();
-        let store = self.cluster.sandbox().store();
-        let ago = |days: i64| timestamp(Timestamp::now() - SignedDuration::from_hours(24 * days));
-        let mut images = Vec::new();
-        store.update("imagestreams", namespace, name, |stream| {
-            stream["metadata"]["creationTimestamp"] = ago(100).into();
-            let items = stream["status"]["tags"][0]["items"].as_array_mut().unwrap();
-            for (position, item) in (0..).zip(items) {
-                item["created"] = ago(2 + position).into();
-                images.push((item["image"].as_str().unwrap().to_owned(), 2 + position));
-            }
-        });
-        for (image, days) in images {
-            store.update("images", "", &image, |image| {
-                image["metadata"]["creationTimestamp"] = ago(days).into();
-            });
-        }
     }
 
     /// Lets every replica, and Redis, learn of every layer that goes.

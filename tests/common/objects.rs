@@ -1,6 +1,7 @@
 //! Objects of small clusters.
 
 use jiff::{SignedDuration, Timestamp};
+use sandbox::api::Store;
 use sandbox::registry::Digest;
 use serde_json::{Value, json};
 
@@ -14,6 +15,26 @@ pub(crate) fn digest(text: &str) -> String {
 /// The time so many hours ago.
 pub(crate) fn hours_ago(hours: i64) -> String {
     sandbox::api::timestamp(Timestamp::now() - SignedDuration::from_hours(hours))
+}
+
+/// Makes a stream and its images old enough to be pruned: two days and more.
+pub(crate) fn age_stream(store: &Store, repository: &str) {
+    let (namespace, name) = repository.split_once('/').unwrap();
+    let mut images = Vec::new();
+    store.update("imagestreams", namespace, name, |stream| {
+        stream["metadata"]["creationTimestamp"] = hours_ago(24 * 100).into();
+        let items = stream["status"]["tags"][0]["items"].as_array_mut().unwrap();
+        for (position, item) in (0..).zip(items) {
+            let created = hours_ago(24 * (2 + position));
+            item["created"] = created.clone().into();
+            images.push((item["image"].as_str().unwrap().to_owned(), created));
+        }
+    });
+    for (image, created) in images {
+        store.update("images", "", &image, |image| {
+            image["metadata"]["creationTimestamp"] = created.clone().into();
+        });
+    }
 }
 
 /// A managed schema 2 image that was pushed two days ago. The layers' sizes are 1000, 1001, ….
