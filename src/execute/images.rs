@@ -300,7 +300,7 @@ impl Run<'_> {
             Ok(_) => {
                 let bytes = inventory.images.blob_bytes(blob);
                 self.registry_answered();
-                let repositories = self.repositories.of_blob(blob);
+                let repositories = self.tools.repositories.of_blob(blob);
                 if let Some(caches) = self.tools.caches {
                     caches.blob_gone(&digest, &repositories).await;
                 }

@@ -102,6 +102,8 @@ pub struct Tools<'a> {
     /// How many requests are on their way at once, to both servers together; if it is not given, each server's number
     /// follows its answers.
     pub workers: Option<NonZeroUsize>,
+    /// Which repositories had the blobs that go; empty where no cache has to forget them.
+    pub repositories: Repositories,
     /// What is seen of the cluster while the plan is carried out.
     pub news: Option<&'a News>,
     /// Becomes something when the run is to end: what is in flight is finished, nothing new is started.
@@ -133,8 +135,6 @@ struct Run<'a> {
     /// How many streams or images are begun and not done, at most. More than requests may be on their way: one that is
     /// slow, or has to be tried again, must not hold the others back.
     most_open: usize,
-    /// Which repositories had the blobs that go, before the first change.
-    repositories: Repositories,
     /// What became needed since the lists were read.
     guard: Mutex<Guard>,
     ledger: Ledger<'a>,
@@ -169,11 +169,6 @@ pub async fn execute(tools: Tools<'_>, plan: &Plan, inventory: Inventory) -> Exe
         api,
         registry,
         most_open: tools.workers.map_or(law::MOST, NonZeroUsize::get).saturating_mul(2),
-        // Only caches are keyed by repository.
-        repositories: match tools.caches {
-            Some(_) => Repositories::of(&inventory, plan),
-            None => Repositories::default(),
-        },
         tools,
         plan,
         inventory: RwLock::new(inventory),

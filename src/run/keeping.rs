@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::look::{self, Look};
+use super::prune;
 use crate::cache::CacheOutcome;
 use crate::cause::io_text;
 use crate::cli::{Keep, Options, PruneOptions};
@@ -21,7 +22,7 @@ use crate::journal::{
     Place, Planned, Resumed, Selection, Standing,
 };
 use crate::model::{Inventory, Selector};
-use crate::plan::{ImageVerdict, Plan, Repositories, Unfinished};
+use crate::plan::{ImageVerdict, Plan, Unfinished};
 use crate::text::{printable, quoted, time_text};
 use crate::ui::{Bar, Ui};
 
@@ -73,11 +74,12 @@ impl Keeping {
         options: &Options,
         cluster: &Cluster,
         look: &Look,
-        plan: &Plan,
+        agreed: &prune::Planned,
         holder: &Holder,
         ui: &Arc<Ui>,
     ) -> Result<(), Failure> {
         let Look { inventory, now, .. } = look;
+        let plan = &agreed.plan;
         let started = Timestamp::now();
         let place = place(cluster);
         let path = match (&options.journal, &place) {
@@ -123,9 +125,8 @@ impl Keeping {
         let _writing = Bar::endless(ui, "writing the journal");
         let mut planned = Planned::default();
         let written = tokio::task::block_in_place(|| {
-            let repositories = Repositories::of(inventory, plan);
             journal.plan(|each| {
-                planned = journal::planned(inventory, plan, &repositories, each)?;
+                planned = journal::planned(inventory, plan, agreed.repositories(inventory), each)?;
                 Ok(())
             })
         });
@@ -373,7 +374,7 @@ pub(super) fn unfinished(cluster: &Cluster) -> Vec<Found> {
 /// The links that runs which were cut short may have left behind, of the streams that this prune is about.
 pub(super) fn left_behind(
     options: &PruneOptions,
-    cluster: &Cluster,
+    unfinished: &[Found],
     inventory: &mut Inventory,
     ui: &Ui,
 ) -> Unfinished {
@@ -382,7 +383,7 @@ pub(super) fn left_behind(
     if options.selector.is_some() || !options.prune_registry {
         return left;
     }
-    for found in unfinished(cluster) {
+    for found in unfinished {
         let loaded = match load(&found.path) {
             Ok(loaded) => loaded,
             Err(failure) => {
@@ -403,9 +404,8 @@ pub(super) fn left_behind(
 }
 
 /// Says that runs were cut short, and how to finish them.
-pub(super) fn tell_unfinished(options: &Options, cluster: &Cluster, ui: &Ui) {
-    let unfinished = unfinished(cluster);
-    for found in &unfinished {
+pub(super) fn tell_unfinished(options: &Options, unfinished: &[Found], ui: &Ui) {
+    for found in unfinished {
         ui.warning(&printable(&unfinished_line(found)));
     }
     if !unfinished.is_empty() {

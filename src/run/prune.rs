@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -27,7 +27,8 @@ use crate::execute::{
 };
 use crate::inventory::{ListState, Told, Watching};
 use crate::journal::{Inherited, Journal, Loaded, Step};
-use crate::plan::{Counts, Plan, Unfinished};
+use crate::model::Inventory;
+use crate::plan::{Counts, Plan, Repositories, Unfinished};
 use crate::registry::{self, Registry, Settings};
 use crate::report::cache::CacheReport;
 use crate::report::document::{Context, PrunePlan, PruneResult, View};
@@ -99,7 +100,7 @@ async fn keep(ui: &Arc<Ui>, job: &Job, keeping: &mut Keeping) -> Result<(), Fail
     if let Some(Resumed { path, loaded, .. }) = resumed {
         return keeping.resume(path, loaded, &holder);
     }
-    keeping.begin(options, cluster, look, &planned.plan, &holder, ui).await
+    keeping.begin(options, cluster, look, planned, &holder, ui).await
 }
 
 /// What may end a run that has begun to change something, and what is left of it.
@@ -125,17 +126,18 @@ async fn begin(
     if options.confirm {
         has_token(options, &cluster).await?;
     }
+    let left_open = keeping::unfinished(&cluster);
     if options.may_ask && ui.can_ask() {
-        match interactive::offer(ui, &keeping::unfinished(&cluster)).await? {
+        match interactive::offer(ui, &left_open).await? {
             Offer::Finish(path) => {
                 let options = Options { confirm: true, may_ask: false, ..options.clone() };
-                return resume::begin(&options, ui, &cluster, &path, tally, file).await;
+                return Box::pin(resume::begin(&options, ui, &cluster, &path, tally, file)).await;
             }
             Offer::GoOn => {}
             Offer::Quit => return Ok(None),
         }
     } else {
-        keeping::tell_unfinished(options, &cluster, ui);
+        keeping::tell_unfinished(options, &left_open, ui);
     }
     let (look, second_pruner) = tokio::join!(
         Box::pin(look::read_and_show(&cluster, &options.prune, ui)),
@@ -143,7 +145,7 @@ async fn begin(
     );
     let mut look = look?;
     look.warnings.extend(second_pruner);
-    let unfinished = keeping::left_behind(&options.prune, &cluster, &mut look.inventory, ui);
+    let unfinished = keeping::left_behind(&options.prune, &left_open, &mut look.inventory, ui);
     let begun = Begun { cluster, look, unfinished };
     if options.may_ask && ui.can_ask() {
         return Box::pin(interactive::agree(options, ui, begun)).await;
@@ -155,7 +157,7 @@ async fn begin(
         tally.cache_plan(&cache);
         report_dry_run(options, ui, &begun, &planned, cache);
         if let Some(file) = file.take() {
-            let Planned { plan, context } = &planned;
+            let Planned { plan, context, .. } = &planned;
             let found = page::found(&begun.cluster, &begun.look, plan, context, &options.prune).await;
             file.finish(&html::page("What a prune would do", &found, None))?;
         }
@@ -179,6 +181,18 @@ pub(super) struct Begun {
 pub(super) struct Planned {
     pub(super) plan: Plan,
     pub(super) context: Context,
+    repositories: OnceLock<Repositories>,
+}
+
+impl Planned {
+    pub(super) fn new(plan: Plan, context: Context) -> Self {
+        Self { plan, context, repositories: OnceLock::new() }
+    }
+
+    /// Which repositories have what goes: the journal and the caches ask, and every stream is looked through for it.
+    pub(super) fn repositories(&self, inventory: &Inventory) -> &Repositories {
+        self.repositories.get_or_init(|| Repositories::of(inventory, &self.plan))
+    }
 }
 
 /// What a plan is carried out with.
@@ -240,7 +254,7 @@ pub(super) fn decide(
     let of_reading = look.warnings.iter().cloned();
     let warnings = impersonation(options, cluster).into_iter().chain(of_reading).chain(more);
     let context = look.context(cluster, &options.prune, warnings, said, ui);
-    Ok(Planned { plan, context })
+    Ok(Planned::new(plan, context))
 }
 
 /// Connects to the registry and prepares the cache step. Nothing is changed yet.
@@ -291,7 +305,7 @@ pub(super) async fn foresee(options: &Options, begun: &Begun, changes_registry: 
 }
 
 pub(super) fn report_dry_run(options: &Options, ui: &Ui, begun: &Begun, planned: &Planned, cache: CachePlan) {
-    let Planned { plan, context } = planned;
+    let Planned { plan, context, .. } = planned;
     let view = View { inventory: &begun.look.inventory, plan };
     ui.message("Dry run enabled - no modifications will be made. Add --confirm to remove images");
     tell_unread(ui, &begun.look);
@@ -349,7 +363,11 @@ async fn prune(ui: &Arc<Ui>, job: Job, mut keeping: Keeping, ends: Ends, tally: 
     };
     let options = &options;
     let Begun { cluster, look, unfinished: _ } = begun;
-    let Planned { plan, context } = planned;
+    // Only caches are keyed by repository.
+    if ready.caches.is_some() {
+        planned.repositories(&look.inventory);
+    }
+    let Planned { plan, context, repositories } = planned;
     let page = page_before(file, &cluster, &look, &plan, &context, options).await;
     let Look { inventory, states, .. } = look;
     let Ready { registry, caches } = ready;
@@ -388,6 +406,7 @@ async fn prune(ui: &Arc<Ui>, job: Job, mut keeping: Keeping, ends: Ends, tally: 
             scope: &look::scope(&options.prune),
             registry: registry.as_ref(),
             caches: caches.as_ref(),
+            repositories: repositories.into_inner().unwrap_or_default(),
             workers: options.num_workers,
             news: watching.as_ref().map(|watching| &**watching.news()),
             stop: stop.clone(),

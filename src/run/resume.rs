@@ -144,7 +144,7 @@ pub(super) async fn begin(
     let warnings = impersonation(options, cluster).into_iter().chain(of_reading).chain(more);
     let context = look.context(cluster, &options.prune, warnings, &mut BTreeSet::new(), ui);
     let inherited = Inherited::of(&loaded, &look.inventory, &plan);
-    let planned = Planned { plan, context };
+    let planned = Planned::new(plan, context);
     let begun = Begun { cluster: cluster.clone(), look, unfinished: Unfinished::default() };
     tally.planned = Some(View { inventory: &begun.look.inventory, plan: &planned.plan }.summary());
     let changes_registry = planned.plan.changes_registry() || !inherited.is_empty();
@@ -157,7 +157,7 @@ pub(super) async fn begin(
             keeping::resume_command(options, options.journal.as_deref())
         ));
         if let Some(file) = file.take() {
-            let Planned { plan, context } = &planned;
+            let Planned { plan, context, .. } = &planned;
             let found = page::found(&begun.cluster, &begun.look, plan, context, &options.prune).await;
             file.finish(&html::page("What is left of a prune", &found, None))?;
         }
