@@ -191,7 +191,7 @@ pub fn keep_younger_than(word: &str) -> Result<SignedDuration, Failure> {
     if age.is_negative() { Err(not_negative("--keep-younger-than")) } else { Ok(age) }
 }
 
-fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
+pub(super) fn namespace(name: Option<String>) -> Result<Option<String>, Failure> {
     let Some(name) = nonempty(name) else { return Ok(None) };
     if is_label(&name) {
         return Ok(Some(name));

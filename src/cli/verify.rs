@@ -8,6 +8,7 @@ use super::{
     cluster::ClusterArgs,
     options::OutputFormat,
     parse::Invocation,
+    selection::namespace,
     subcommand::{CommonArgs, FORMATS, ReportArgs, Subcommand},
     validate::{self, invalid, nonempty, switch},
 };
@@ -103,7 +104,7 @@ impl Subcommand for VerifyArgs {
         };
         Ok(Invocation::Verify(Box::new(VerifyOptions {
             sample,
-            namespace: nonempty(self.namespace),
+            namespace: namespace(self.namespace)?,
             output: validate::output_of(self.output.as_deref(), &FORMATS)?,
             report: self.report.path(),
             verbosity: self.common.verbosity()?,
@@ -137,6 +138,7 @@ mod tests {
         for (line, message) in [
             ("--all --sample=1", "--sample cannot be specified with --all"),
             ("--sample=0", "it must be a whole number greater than 0"),
+            ("-n ../x", "a namespace has at most 63 lower case letters, digits and '-'"),
             ("shop/web", "no arguments are allowed to this command"),
         ] {
             let failure = run(line).unwrap_err();

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::output::{Line, read};
 use crate::cache::detect::{Discovery, Pod, Reading, pods};
 use crate::cache::rollout::registry_container;
-use crate::cluster::{ApiError, ApiRequest, Cluster, Ended, Stream};
+use crate::cluster::{ApiError, ApiRequest, Cluster, Ended, Stream, is_object_name};
 use crate::error::Failure;
 use crate::execute::Stop;
 use crate::text::{brief, printable, sanitize};
@@ -133,8 +133,9 @@ pub async fn target(cluster: &Cluster, found: &Discovery) -> Result<Target, Fail
             }));
         }
     };
-    let Some(pod) =
-        ready.into_iter().max_by(|a, b| a.template_hash.cmp(&b.template_hash).then(b.name.cmp(&a.name)))
+    // The name becomes part of a path.
+    let ready = ready.into_iter().filter(|pod| is_object_name(&pod.name));
+    let Some(pod) = ready.max_by(|a, b| a.template_hash.cmp(&b.template_hash).then(b.name.cmp(&a.name)))
     else {
         return Err(Failure::nothing_changed(format!("{doing}: none is ready in namespace {namespace}"))
             .hint(format!("see why: oc get pods -n {namespace} -o wide"))

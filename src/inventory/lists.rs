@@ -7,6 +7,7 @@ use super::decode::{
     NamespaceObject, Object, PageMetadata, PodObject, ReferrerReader, Refers, RevisionObject, StreamObject,
     TemplateObject,
 };
+use super::read::segment;
 use crate::model::{Inventory, Kind, LimitRange, Names, Referrers, Selector, Stream};
 
 /// What a list holds.
@@ -111,7 +112,7 @@ impl List {
         let root =
             if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
         match namespace {
-            Some(namespace) => format!("{root}/namespaces/{namespace}/{resource}"),
+            Some(namespace) => format!("{root}/namespaces/{}/{resource}", segment(namespace)),
             None => format!("{root}/{resource}"),
         }
     }

@@ -613,6 +613,8 @@ mod tests {
         assert_eq!(segment("sha256:ab"), "sha256:ab");
         assert_eq!(segment("../admin"), "..%2Fadmin");
         assert_eq!(segment(".."), "%2E%2E");
+        let streams = "/apis/image.openshift.io/v1/namespaces/..%2Fx/imagestreams";
+        assert_eq!(List::image_streams().path(Some("../x")), streams);
         assert_eq!(segment("a?b#c%d é"), "a%3Fb%23c%25d%20%C3%A9");
         assert_eq!(page_path("/api/v1/pods", 500, "a b/=&"), "/api/v1/pods?limit=500&continue=a+b%2F%3D%26");
     }
