@@ -58,23 +58,11 @@ pub(super) struct Question {
 
 /// Chooses what to ask for; `random` makes the choice.
 #[must_use]
-pub(super) fn select(
-    extent: Extent,
-    mut questions: Vec<Question>,
-    random: &mut fastrand::Rng,
-) -> Vec<Question> {
+pub(super) fn select(extent: Extent, questions: Vec<Question>, random: &mut fastrand::Rng) -> Vec<Question> {
     match extent {
         Extent::Off => Vec::new(),
         Extent::All => questions,
-        Extent::Sample if questions.len() <= SAMPLE => questions,
-        Extent::Sample => {
-            for position in 0..SAMPLE {
-                let other = random.usize(position..questions.len());
-                questions.swap(position, other);
-            }
-            questions.truncate(SAMPLE);
-            questions
-        }
+        Extent::Sample => random.choose_multiple(questions, SAMPLE),
     }
 }
 

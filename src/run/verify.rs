@@ -23,7 +23,7 @@ use crate::registry::{self, Registry, Settings};
 use crate::report::document::API_VERSION;
 use crate::text::printable;
 use crate::ui::{Bar, Ui};
-use crate::verify::{self, Extent, Verification, checks, sample, sharing};
+use crate::verify::{self, Check, Extent, Place, Verification, places, sample, sharing};
 
 /// The document of `verify`.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -73,7 +73,7 @@ async fn ask(options: &VerifyOptions, ui: &Arc<Ui>) -> Result<ImageVerification,
         ui.warning(warning);
     }
     let inventory = &look.inventory;
-    let all = checks(inventory, options.namespace.as_deref());
+    let all: Vec<Place> = places(inventory, options.namespace.as_deref()).collect();
     let mut verification = Verification::default();
     if !all.is_empty() {
         let address = look.registry_address(access.registry.url.as_ref())?;
@@ -86,6 +86,7 @@ async fn ask(options: &VerifyOptions, ui: &Arc<Ui>) -> Result<ImageVerification,
             Some(size) => sample(all, size, &mut fastrand::Rng::new()),
             None => all,
         };
+        let chosen: Vec<Check> = chosen.into_iter().map(|place| verify::check(inventory, place)).collect();
         let _asking = Bar::endless(ui, "asking the registry");
         verification =
             verify::verify(&cluster, &registry, inventory, &references, &chosen, candidates, &|| true).await;
@@ -137,10 +138,10 @@ pub(super) async fn after(
     if extent == Extent::Off || !changed_registry {
         return None;
     }
-    let all = checks(inventory, None);
+    let all = places(inventory, None);
     let chosen = match extent {
         Extent::Shared => sharing(inventory, all, &deleted),
-        Extent::Off | Extent::All => all,
+        Extent::Off | Extent::All => all.map(|place| verify::check(inventory, place)).collect(),
     };
     let references = References::collect(inventory, rules);
     let goes_on = || stop.borrow().is_none();

@@ -1,6 +1,6 @@
 //! Whether images that stay can be pulled: their manifests, configs and layers, in each repository that uses them.
 //!
-//! Which questions there are is decided by [`checks`] and [`sharing`], without I/O; [`verify`] asks the registry.
+//! Which questions there are is decided by [`places`] and [`sharing`], without I/O; [`verify`] asks the registry.
 
 mod ask;
 mod outcome;
@@ -8,7 +8,7 @@ mod select;
 
 pub use ask::verify;
 pub use outcome::{BrokenPart, PartKind, Problem, Verification, VerifiedBroken};
-pub use select::{Check, Part, checks, sample, sharing};
+pub use select::{Check, Part, Place, check, places, sample, sharing};
 
 /// `--verify`: which images are asked for after a prune.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -27,46 +27,55 @@ pub struct Part {
     pub bytes: Option<u64>,
 }
 
+/// An image in a repository: the position of the stream, and the image.
+pub type Place = (usize, Id);
+
 /// Every image that items of the streams name, in each repository once: those that were pushed to the integrated registry.
 /// What was imported has its data elsewhere. `namespace` limits the streams.
-#[must_use]
-pub fn checks(inventory: &Inventory, namespace: Option<&str>) -> Vec<Check> {
-    let in_scope = |stream: &Stream| namespace.is_none_or(|namespace| *stream.namespace == *namespace);
-    let streams = inventory.streams.iter().enumerate().filter(|(_, stream)| in_scope(stream));
-    let check = |(stream, image)| Check { stream, image, parts: parts(inventory, image) };
-    streams
-        .flat_map(|(position, stream)| {
-            named(inventory, stream).into_iter().map(move |image| check((position, image)))
-        })
-        .collect()
+pub fn places<'a>(inventory: &'a Inventory, namespace: Option<&str>) -> impl Iterator<Item = Place> + 'a {
+    let namespace: Option<Box<str>> = namespace.map(Into::into);
+    let in_scope =
+        move |stream: &Stream| namespace.as_deref().is_none_or(|namespace| *stream.namespace == *namespace);
+    let streams = inventory.streams.iter().enumerate().filter(move |(_, stream)| in_scope(stream));
+    streams.flat_map(|(position, stream)| {
+        named(inventory, stream).into_iter().map(move |image| (position, image))
+    })
 }
 
-/// Of these only what shares a blob with `deleted`, images by name, and of each only these blobs and the manifests.
+/// What is asked for there: everything that a pull needs.
 #[must_use]
-pub fn sharing(inventory: &Inventory, checks: Vec<Check>, deleted: &BTreeSet<Id>) -> Vec<Check> {
+pub fn check(inventory: &Inventory, (stream, image): Place) -> Check {
+    Check { stream, image, parts: parts(inventory, image) }
+}
+
+/// Of these places only those whose image shares a blob with `deleted`, images by name, and of each only these blobs and
+/// the manifests.
+#[must_use]
+pub fn sharing(
+    inventory: &Inventory,
+    places: impl Iterator<Item = Place>,
+    deleted: &BTreeSet<Id>,
+) -> Vec<Check> {
     let named = inventory.images.with_submanifests(deleted.iter().copied());
     let blobs: BTreeSet<Id> =
         named.into_iter().flat_map(|image| parts(inventory, image)).map(|part| part.digest).collect();
     let shares = |part: &Part| blobs.contains(&part.digest);
-    let mut sharing: Vec<Check> = checks.into_iter().filter(|check| check.parts.iter().any(shares)).collect();
-    for check in &mut sharing {
-        check.parts.retain(|part| part.kind == PartKind::Manifest || shares(part));
-    }
-    sharing
+    places
+        .map(|place| check(inventory, place))
+        .filter(|check| check.parts.iter().any(shares))
+        .map(|mut check| {
+            check.parts.retain(|part| part.kind == PartKind::Manifest || shares(part));
+            check
+        })
+        .collect()
 }
 
 /// So many of them; `random` chooses.
 #[must_use]
-pub fn sample(mut checks: Vec<Check>, size: usize, random: &mut fastrand::Rng) -> Vec<Check> {
-    if checks.len() > size {
-        for position in 0..size {
-            let other = random.usize(position..checks.len());
-            checks.swap(position, other);
-        }
-        checks.truncate(size);
-        checks.sort_by_key(|check| (check.stream, check.image));
-    }
-    checks
+pub fn sample(places: Vec<Place>, size: usize, random: &mut fastrand::Rng) -> Vec<Place> {
+    let mut chosen = random.choose_multiple(places, size);
+    chosen.sort_unstable();
+    chosen
 }
 
 fn named(inventory: &Inventory, stream: &Stream) -> BTreeSet<Id> {
@@ -151,9 +160,9 @@ mod tests {
     #[test]
     fn every_pushed_image_is_asked_for_once_in_each_repository() {
         let (inventory, id) = cluster();
-        let found = checks(&inventory, None);
-        let places: Vec<_> = found.iter().map(|check| (check.stream, check.image)).collect();
-        assert_eq!(places, [(0, id('a')), (1, id('a')), (1, id('d'))]);
+        let found: Vec<Check> = places(&inventory, None).map(|place| check(&inventory, place)).collect();
+        let there: Vec<_> = found.iter().map(|check| (check.stream, check.image)).collect();
+        assert_eq!(there, [(0, id('a')), (1, id('a')), (1, id('d'))]);
         let kinds =
             |check: &Check| check.parts.iter().map(|part| (part.digest, part.kind)).collect::<Vec<_>>();
         assert_eq!(
@@ -168,26 +177,26 @@ mod tests {
         );
         assert_eq!(found[0].parts.iter().find(|part| part.digest == id('1')).unwrap().bytes, Some(100));
         assert!(kinds(&found[0]).contains(&(id('e'), PartKind::Config)));
-        assert_eq!(checks(&inventory, Some("other")), []);
+        assert_eq!(places(&inventory, Some("other")).next(), None);
     }
 
     #[test]
     fn after_a_prune_only_what_was_shared_is_asked_for() {
         let (inventory, id) = cluster();
-        let shared = sharing(&inventory, checks(&inventory, None), &[id('c')].into());
+        let shared = sharing(&inventory, places(&inventory, None), &[id('c')].into());
         let parts: Vec<Vec<Id>> =
             shared.iter().map(|check| check.parts.iter().map(|part| part.digest).collect()).collect();
         assert_eq!(parts, [vec![id('a'), id('1')], vec![id('a'), id('1')]]);
-        assert_eq!(sharing(&inventory, checks(&inventory, None), &BTreeSet::new()), []);
+        assert_eq!(sharing(&inventory, places(&inventory, None), &BTreeSet::new()), []);
     }
 
     #[test]
     fn a_sample_is_bounded_and_sorted() {
         let (inventory, _) = cluster();
-        let all = checks(&inventory, None);
+        let all: Vec<Place> = places(&inventory, None).collect();
         let mut random = fastrand::Rng::with_seed(3);
         assert_eq!(sample(all.clone(), 3, &mut random), all);
         let two = sample(all.clone(), 2, &mut random);
-        assert!(two.len() == 2 && two.iter().all(|check| all.contains(check)));
+        assert!(two.len() == 2 && two.iter().all(|place| all.contains(place)));
     }
 }
