@@ -24,21 +24,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::cluster::tags;
-use common::objects::age_stream;
+use common::shop::{self, REPOSITORIES};
 use common::{Plugin, Ran};
 use http::{Method, Response, StatusCode};
 use jiff::Timestamp;
 use sandbox::api::{Rule, pruner_and, timestamp};
 use sandbox::fault::{Action, Answer, Fault, Faults};
 use sandbox::log::{RequestLog, Server};
-use sandbox::registry::client::Format;
 use sandbox::registry::{Digest, RegistryConfig};
 use sandbox::serve::{Service, Serving, full, listen, serve};
 use sandbox::tls::SERVER_NAMES;
 use sandbox::{Cluster, ClusterConfig, Config};
 use serde_json::json;
 
-const REPOSITORIES: [&str; 2] = ["shop/web", "shop/api"];
 /// Who may prune and ask for blobs.
 const USER: &str = "checker";
 /// The token after the first one has expired.
@@ -192,7 +190,6 @@ impl Shop {
         std::fs::write(&token_file, &token).unwrap();
         let mut shop = Self { cluster, state, gone: Vec::new(), token_file, token };
         let store = shop.cluster.sandbox().store();
-        store.create("namespaces", json!({ "metadata": { "name": "shop" } }));
         for number in 0..more {
             let name = Digest::of(format!("bystander {number}").as_bytes());
             let metadata = json!({ "name": name.as_str(), "creationTimestamp": timestamp(Timestamp::now()) });
@@ -206,38 +203,8 @@ impl Shop {
                 }),
             );
         }
-        let client = shop.cluster.client("admin");
-        for repository in REPOSITORIES {
-            for number in 0..2 {
-                let own = format!("layer {number} of {repository}");
-                let content: Vec<Vec<u8>> = ["base", if number == 0 { "shared" } else { "kept" }, &own]
-                    .map(|text| text.as_bytes().to_vec())
-                    .into();
-                let config = json!({ "architecture": "amd64", "os": "linux", "of": own });
-                let push = client.push_image(repository, Some("latest"), Format::Docker, &content, &config);
-                let pushed = shop.cluster.block_on(push).unwrap();
-                if number == 0 {
-                    let mut digests: Vec<Digest> =
-                        content[1..].iter().map(|bytes| Digest::of(bytes)).collect();
-                    digests.extend([Digest::of(config.to_string().as_bytes()), pushed.digest]);
-                    shop.gone.extend(digests.into_iter().map(|digest| (digest, repository.to_owned())));
-                }
-            }
-            age_stream(shop.cluster.sandbox().store(), repository);
-        }
-        for (digest, repository) in &shop.gone {
-            shop.head_everywhere(repository, digest);
-        }
+        shop.gone = shop::fill(&shop.cluster);
         shop
-    }
-
-    fn head_everywhere(&self, repository: &str, digest: &Digest) -> Vec<u16> {
-        let path = format!("/v2/{repository}/blobs/{digest}");
-        let ask = |number| {
-            let client = self.cluster.client_of(number, "admin");
-            self.cluster.block_on(client.send(Method::HEAD, &path, &[], "")).unwrap().status().as_u16()
-        };
-        self.cluster.serving().into_iter().map(ask).collect()
     }
 
     fn run(&self, args: &[&str], bounded: bool) -> Ran {
@@ -269,18 +236,7 @@ impl Shop {
     fn snapshot(&self) -> Snapshot {
         let store = self.cluster.sandbox().store();
         let storage = self.cluster.storage();
-        let mut stale = BTreeSet::new();
-        for (digest, repository) in self.gone.iter().filter(|(digest, _)| storage.blob_size(digest).is_none())
-        {
-            for number in self.cluster.serving() {
-                if self.cluster.replica(number).remembers(digest) {
-                    stale.insert(format!("{number}: {digest}"));
-                }
-            }
-            if self.head_everywhere(repository, digest).into_iter().any(|status| status != 404) {
-                stale.insert(format!("{repository}: {digest}"));
-            }
-        }
+        let stale = shop::stale(&self.cluster, &self.gone);
         let mut links = BTreeSet::new();
         for repository in REPOSITORIES {
             links.extend(

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use common::cluster::tags;
-use common::objects::age_stream;
+use common::shop::{self, REPOSITORIES};
 use common::{Plugin, Ran};
 use http::Method;
 use sandbox::api::{Rule, pruner_and};
@@ -30,7 +30,6 @@ use sandbox::{Cluster, ClusterConfig, Config};
 use serde_json::json;
 
 const KEEP_ONE: &str = "--keep-tag-revisions=1";
-const REPOSITORIES: [&str; 2] = ["shop/web", "shop/api"];
 /// Who may prune, ask for blobs, and hold the Lease.
 const LOCKER: &str = "locker";
 /// Who may prune and ask for blobs.
@@ -72,45 +71,10 @@ impl Shop {
             replicas: 2,
             ..ClusterConfig::default()
         });
-        let store = cluster.sandbox().store();
-        store.create("namespaces", json!({ "metadata": { "name": "shop" } }));
-        let client = cluster.client("admin");
-        let mut shop = Self { cluster, state: tempfile::tempdir().unwrap(), gone: Vec::new(), before: 0 };
-        for repository in REPOSITORIES {
-            for number in 0..2 {
-                let own = format!("layer {number} of {repository}");
-                let content: Vec<Vec<u8>> = ["base", if number == 0 { "shared" } else { "kept" }, &own]
-                    .map(|text| text.as_bytes().to_vec())
-                    .into();
-                let config = json!({ "architecture": "amd64", "os": "linux", "of": own });
-                let push = client.push_image(repository, Some("latest"), Format::Docker, &content, &config);
-                let pushed = shop.cluster.block_on(push).unwrap();
-                if number == 0 {
-                    let mut digests: Vec<Digest> =
-                        content[1..].iter().map(|bytes| Digest::of(bytes)).collect();
-                    digests.push(Digest::of(config.to_string().as_bytes()));
-                    digests.push(pushed.digest);
-                    shop.gone.extend(digests.into_iter().map(|digest| (digest, repository.to_owned())));
-                }
-            }
-            age_stream(shop.cluster.sandbox().store(), repository);
-        }
-        for (digest, repository) in &shop.gone {
-            shop.head_everywhere(repository, digest);
-        }
+        let gone = shop::fill(&cluster);
+        let mut shop = Self { cluster, state: tempfile::tempdir().unwrap(), gone, before: 0 };
         shop.before = shop.cluster.sandbox().request_log().len();
         shop
-    }
-
-    fn head_everywhere(&self, repository: &str, digest: &Digest) -> Vec<u16> {
-        let path = format!("/v2/{repository}/blobs/{digest}");
-        let serving = self.cluster.serving().into_iter();
-        serving
-            .map(|number| {
-                let client = self.cluster.client_of(number, "admin");
-                self.cluster.block_on(client.send(Method::HEAD, &path, &[], "")).unwrap().status().as_u16()
-            })
-            .collect()
     }
 
     fn plugin(&self, user: &str, args: &[&str]) -> Plugin {
@@ -162,23 +126,13 @@ impl Shop {
         let store = self.cluster.sandbox().store();
         let storage = self.cluster.storage();
         let repositories = storage.repositories().into_iter();
-        let mut stale = BTreeSet::new();
-        for (digest, repository) in &self.gone {
-            if storage.blob_size(digest).is_some() {
-                continue;
-            }
+        let mut stale = shop::stale(&self.cluster, &self.gone);
+        for (digest, _) in &self.gone {
             if let Some(redis) = redis
+                && storage.blob_size(digest).is_none()
                 && redis.text(&format!("HEXISTS blobs::{digest} digest")) == ":1"
             {
                 stale.insert(format!("redis: {digest}"));
-            }
-            for number in self.cluster.serving() {
-                if self.cluster.replica(number).remembers(digest) {
-                    stale.insert(format!("{number}: {digest}"));
-                }
-            }
-            if self.head_everywhere(repository, digest).into_iter().any(|status| status != 404) {
-                stale.insert(format!("{repository}: {digest}"));
             }
         }
         Snapshot {

@@ -11,6 +11,7 @@ pub(crate) mod cluster;
 pub(crate) mod objects;
 pub(crate) mod planned;
 pub(crate) mod plugin;
+pub(crate) mod shop;
 
 pub(crate) use cluster::Cluster;
 pub(crate) use plugin::{Plugin, Ran};
